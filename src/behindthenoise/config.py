@@ -1,0 +1,435 @@
+"""
+The configuration: what a user may set, what each setting means, and which values make sense.
+
+Nothing heavier than pydantic is imported here, because Snakemake reads the configuration at every start.
+"""
+
+import glob
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator, Strict
+
+from behindthenoise.errors import ConfigError
+
+Axis = Literal["image", "scan", "channel", "z", "y", "x"]
+Role = Literal["train", "calibration", "test"]
+SPACE_AXES: tuple[Axis, ...] = ("z", "y", "x")
+
+
+def _names(value: object) -> object:
+    """Axis names may be written as one string, `scan channel y x`."""
+    return tuple(value.split()) if isinstance(value, str) else value
+
+
+# scalars are taken as they are written: "5" is no number, 1 is no truth value; lists become tuples
+Int = Annotated[int, Strict()]
+Real = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
+AxisNames = Annotated[tuple[Axis, ...], BeforeValidator(_names, json_schema_input_type=tuple[Axis, ...] | str)]
+Fractional = Annotated[Real, Field(gt=0, lt=1)]
+Span = tuple[Annotated[Int, Field(ge=0)], Annotated[Int, Field(gt=0)]]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and without room for keys that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Section):
+    """One array in a file or a set of files."""
+
+    path: str = Field(
+        description="File, folder or pattern: .zarr, .ome.zarr, .tif (one stack, or a pattern of slices), .h5, .npy, .npz."
+    )
+    array: str | None = Field(
+        default=None, description="Path of the array inside a Zarr, HDF5 or NPZ container; null where there is only one."
+    )
+    axes: AxisNames | None = Field(
+        default=None,
+        description="Names of the array's axes in order, out of image, scan, channel, z, y, x; null takes the file's own.",
+    )
+    channel_names: tuple[str, ...] | None = Field(
+        default=None, description="Names of all channels in the file, in order; null takes the file's own."
+    )
+    factor: Real = Field(default=1.0, description="Stored values are multiplied by this on reading.")
+
+
+    @field_validator("axes")
+    @classmethod
+    def _axes_make_sense(cls, axes: tuple[Axis, ...] | None) -> tuple[Axis, ...] | None:
+        if axes is not None and (len(set(axes)) < len(axes) or not {"y", "x"} <= set(axes)):
+            raise ValueError(f"axes {' '.join(axes)!r} must name each axis once and contain y and x")
+        return axes
+
+    def files(self) -> list[str]:
+        """Existing paths that this source stands for, sorted by name; empty where there are none."""
+        return sorted(glob.glob(self.path))
+
+
+# a path alone may stand for a source
+SourceOrPath = Annotated[
+    Source, BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value, json_schema_input_type=Source | str)
+]
+
+
+class Selection(Section):
+    """Which part of an array is used."""
+
+    channels: tuple[str, ...] | None = Field(
+        default=None, description="Channels to use, by name and in this order; null uses all."
+    )
+    crop: dict[Literal["z", "y", "x"], Span] = Field(
+        default_factory=dict, description="First and one-past-last voxel to use along an axis, e.g. {y: [0, 256]}."
+    )
+
+    @field_validator("crop")
+    @classmethod
+    def _crop_is_not_empty(cls, crop: dict[str, Span]) -> dict[str, Span]:
+        for axis, (start, stop) in crop.items():
+            if start >= stop:
+                raise ValueError(f"crop of {axis} from {start} to {stop} is empty; the second number must be larger")
+        return crop
+
+
+class PairsConfig(Selection):
+    """Fast and slow scans of the same field or fields."""
+
+    noisy: SourceOrPath = Field(description="The fast scans.")
+    clean: SourceOrPath = Field(description="The slow scan of the same field, voxel by voxel.")
+    mask: SourceOrPath | None = Field(default=None, description="True (or non-zero) where a voxel carries data; null: everywhere.")
+    scans: tuple[Annotated[Int, Field(ge=0)], ...] | None = Field(
+        default=None, description="Indices of the fast scans to use; null uses all."
+    )
+    spacing: dict[Literal["z", "y", "x"], Annotated[Real, Field(gt=0)]] = Field(
+        default_factory=dict, description="Size of a voxel along each axis, in `unit`."
+    )
+    unit: str = Field(default="pixel", description="Unit of `spacing`, e.g. micrometer.")
+    value_unit: str = Field(default="a.u.", description="Unit of the clean image's values, e.g. counts.")
+
+
+class SyntheticConfig(Section):
+    """Generated fast and slow scans, for trying things out where the truth is known."""
+
+    shape: tuple[Annotated[Int, Field(ge=8)], ...] = Field(
+        default=(64, 64), min_length=2, max_length=3, description="Voxels along [z,] y, x of one image."
+    )
+    images: Int = Field(default=96, ge=1, description="Independent images.")
+    scans: Int = Field(default=1, ge=1, description="Fast scans of each image.")
+    channels: Int = Field(default=1, ge=1, description="Channels.")
+    phases: Int = Field(default=4, ge=2, description="Materials, each with its own level in every channel.")
+    blobs: Int = Field(default=12, ge=1, description="Anisotropic blobs in a field of 64 voxels' edge.")
+    noise: Literal["asymmetric", "poisson"] = Field(
+        default="asymmetric", description="Skewed, signal-dependent noise (the paper's) or photon counts (EDX)."
+    )
+    dose: Real = Field(
+        default=1.0, gt=0, description="Signal strength of a fast scan: larger is cleaner; for poisson, counts at level 1."
+    )
+    seed: Int = Field(default=7, ge=0, description="Seed of the generated fields and noise.")
+
+
+class VolumeConfig(Selection):
+    """A field or volume without a clean reference, or a generated one."""
+
+    noisy: SourceOrPath | None = Field(default=None, description="The fast scan; it has the channels of the training pairs.")
+    mask: SourceOrPath | None = Field(default=None, description="True (or non-zero) where a voxel carries data; null: everywhere.")
+    scan: Int = Field(default=0, ge=0, description="Which scan, where the source has several.")
+    synthetic: tuple[Annotated[Int, Field(ge=8)], ...] | None = Field(
+        default=None, description="Shape of a field generated like the training pairs; only with `synthetic` pairs."
+    )
+
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> "VolumeConfig":
+        if (self.noisy is None) == (self.synthetic is None):
+            raise ValueError("a volume has either `noisy` (a source) or `synthetic` (a shape), not both and not neither")
+        return self
+
+
+VolumeOrPath = Annotated[
+    VolumeConfig,
+    BeforeValidator(lambda value: {"noisy": value} if isinstance(value, str) else value, json_schema_input_type=VolumeConfig | str),
+]
+
+
+class SplitConfig(Section):
+    """Which part of space trains, which calibrates, which tests."""
+
+    by: Literal["image", "block", "region"] = Field(
+        default="block",
+        description="image: whole images (many needed); block: seeded random blocks of one field; region: as drawn in `regions`.",
+    )
+    train: Fractional = Field(default=0.5, description="Share of the images or blocks that trains.")
+    calibration: Fractional = Field(default=0.25, description="Share that calibrates the intervals.")
+    test: Fractional = Field(default=0.25, description="Share that only tests.")
+    regions: dict[Role, dict[Literal["z", "y", "x"], tuple[Real, Real]]] = Field(
+        default_factory=dict,
+        description="With `by: region`: for each role the span along each axis, as fractions of the field from 0 to 1.",
+    )
+    block: Int = Field(
+        default=64, ge=4, description="Edge of a block in voxels; with `by: region` the calibration units are such blocks."
+    )
+    gap: Int | Literal["auto"] = Field(
+        default="auto", description="Voxels left unused between roles; auto is the receptive field, 2 radius_max + 1."
+    )
+    seed: Int = Field(default=1, ge=0, description="Seed of the drawing of images or blocks.")
+
+    @model_validator(mode="after")
+    def _shares_and_regions_fit(self) -> "SplitConfig":
+        total = self.train + self.calibration + self.test
+        if self.by != "region" and total > 1 + 1e-9:
+            raise ValueError(
+                f"train {self.train} + calibration {self.calibration} + test {self.test} = {total:g} of the data; "
+                "the three shares may add up to 1 at most"
+            )
+        if (self.by == "region") != bool(self.regions):
+            raise ValueError("`regions` belongs to `by: region`, which needs it for train, calibration and test")
+        if self.regions and set(self.regions) != set(get_args(Role)):
+            raise ValueError(f"regions are given for {sorted(self.regions)}; train, calibration and test are all needed")
+        for role, spans in self.regions.items():
+            for axis, (start, stop) in spans.items():
+                if not 0 <= start < stop <= 1:
+                    raise ValueError(f"region {role} spans {axis} from {start} to {stop}; fractions rise within 0 to 1")
+        if isinstance(self.gap, int) and self.gap < 0:
+            raise ValueError(f"gap {self.gap} is negative; use auto or a number of voxels")
+        return self
+
+
+class NetworkConfig(Section):
+    """A randomly wired, dilated, mixed-scale network."""
+
+    depth: Int = Field(default=20, ge=1, le=500, description="Hidden nodes: the one knob that usually needs tuning.")
+    width: Int = Field(default=4, ge=1, description="Channels carried by an edge between hidden nodes.")
+    dilations: tuple[Annotated[Int, Field(ge=1)], ...] = Field(
+        default=(1, 2, 3, 4), min_length=1, description="Dilations to draw from, one per node."
+    )
+    radius_max: Int = Field(
+        default=16, ge=1, description="Bound on the receptive radius in voxels: sets the halo of a tile and the gap of the split."
+    )
+    skip_decay: Real = Field(default=0.5, ge=0, description="alpha: a skip over d nodes has weight exp(-alpha d).")
+    degree_decay: Real = Field(default=0.5, ge=0, description="gamma: an out-degree k has weight k^-gamma.")
+    degree_max: Int = Field(default=5, ge=1, description="Largest out-degree of a hidden node to other hidden nodes.")
+    input_share: Real = Field(default=0.25, ge=0, le=1, description="Share of the optional nodes that also see the input.")
+    output_share: Real = Field(default=0.25, ge=0, le=1, description="Share of the optional nodes that also feed the latent.")
+    latent: Int = Field(default=8, ge=1, description="Length of the latent vector of a voxel.")
+    head: Int = Field(default=16, ge=1, description="Hidden channels of the three quantile heads together.")
+
+
+class EnsembleConfig(Section):
+    """How many networks, and from which seed."""
+
+    size: Int = Field(default=20, ge=1, description="Members; raising it trains only the new ones.")
+    seed: Int = Field(default=2025, ge=0, description="Member i depends on (seed, i) alone.")
+
+
+class TrainingConfig(Section):
+    """How one member is trained."""
+
+    quantiles: tuple[Fractional, Fractional, Fractional] = Field(
+        default=(0.05, 0.5, 0.95), description="Levels of the lower, the median and the upper head."
+    )
+    steps: Int = Field(default=600, ge=1, description="Optimiser steps at most.")
+    batch: Int = Field(default=8, ge=1, description="Patches in a step.")
+    patch: Int = Field(default=64, ge=4, description="Edge of a training patch in voxels; shorter axes are used whole.")
+    learning_rate: Real = Field(default=0.004, gt=0, description="Peak of the one-cycle schedule.")
+    weight_decay: Real = Field(default=0.0001, ge=0, description="Decoupled weight decay (AdamW).")
+    border_weight: Real = Field(
+        default=0.1, ge=0, le=1, description="Weight in the loss of a patch's border, where the network sees padding."
+    )
+    validation: Fractional = Field(
+        default=0.15, description="Share of the training blocks or images that a member keeps to choose its best state."
+    )
+    patience: Int = Field(default=8, ge=1, description="Validations without improvement before training stops.")
+    flips: Flag = Field(default=True, description="Augment by random flips along every axis.")
+    threads: Int = Field(default=1, ge=1, description="CPU threads of one training; part of what makes bits repeatable.")
+
+    @field_validator("quantiles")
+    @classmethod
+    def _levels_rise(cls, levels: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not levels[0] < levels[1] < levels[2]:
+            raise ValueError(f"quantiles {list(levels)} must rise: lower, median, upper")
+        return levels
+
+
+class CalibrationConfig(Section):
+    """How intervals are made to hold."""
+
+    coverage: Fractional = Field(default=0.9, description="Share of the new voxels that must lie inside their interval.")
+    score: Literal["cqr"] = Field(default="cqr", description="cqr: Romano, Patterson & Candes (2019).")
+    guarantee: Literal["crc"] = Field(
+        default="crc",
+        description="crc: expected coverage over new units (blocks or images), any dependence inside a unit.",
+    )
+    support: tuple[Real | None, Real | None] = Field(
+        default=(None, None), description="Least and largest possible value of the clean image, e.g. [0, null] for counts."
+    )
+
+    @property
+    def miscoverage(self) -> Fraction:
+        """Accepted share of misses, exact as it was written."""
+        return 1 - Fraction(str(self.coverage))
+
+
+class TokensConfig(Section):
+    """How the latents are clustered."""
+
+    count: Int = Field(default=8, ge=2, le=255, description="Tokens.")
+    components: Int = Field(default=8, ge=1, le=16, description="Components of the stored embedding.")
+    sample: Int = Field(default=50_000, ge=100, description="Training voxels whose latents fit the projection and the tokens.")
+    seed: Int = Field(default=0, ge=0, description="Seed of the sample and of the clustering.")
+
+
+class InferenceConfig(Section):
+    """How whole fields and volumes are processed."""
+
+    jobs: Int = Field(default=2, ge=1, description="Jobs that share one volume.")
+    tile: Annotated[Int, Field(ge=16, multiple_of=16)] | Literal["auto"] = Field(
+        default="auto", description="Edge of a tile's core in voxels, a multiple of 16; auto fits `memory_gb`."
+    )
+    memory_gb: Real = Field(default=4.0, gt=0, description="Memory that one job may use.")
+    threads: Int = Field(default=1, ge=1, description="CPU threads of one job.")
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that one job may use, in bytes."""
+        return int(self.memory_gb * 1e9)
+
+    @property
+    def tile_edge(self) -> int | None:
+        """Edge asked for; None leaves the choice to the program."""
+        return None if self.tile == "auto" else self.tile
+
+
+class Config(Section):
+    """Everything that a run depends on."""
+
+    dataset: Name = Field(description="Name of the run; its results stand in results/{dataset}.")
+    pairs: PairsConfig | None = Field(default=None, description="Fast and slow scans to learn from; or `synthetic`.")
+    synthetic: SyntheticConfig | None = Field(default=None, description="Generated pairs instead of `pairs`.")
+    volumes: dict[Name, VolumeOrPath] = Field(
+        default_factory=dict, description="Fields and volumes to denoise besides the training field itself."
+    )
+    split: SplitConfig = Field(default_factory=SplitConfig, description="Train, calibration, test.")
+    network: NetworkConfig = Field(default_factory=NetworkConfig, description="The random networks.")
+    ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig, description="The ensemble.")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Training of a member.")
+    calibration: CalibrationConfig = Field(default_factory=CalibrationConfig, description="Calibration.")
+    tokens: TokensConfig = Field(default_factory=TokensConfig, description="Tokens.")
+    inference: InferenceConfig = Field(default_factory=InferenceConfig, description="Inference.")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Config":
+        if (self.pairs is None) == (self.synthetic is None):
+            raise ValueError("the config has either `pairs` (measured) or `synthetic` (generated), not both and not neither")
+        for name, volume in self.volumes.items():
+            if name == "field":
+                raise ValueError("volume name 'field' is taken by the training field itself; choose another")
+            if volume.synthetic is not None and self.synthetic is None:
+                raise ValueError(f"volume {name!r} is synthetic but the pairs are measured; give it `noisy`")
+            if volume.synthetic is not None and self.synthetic is not None and len(volume.synthetic) != len(self.synthetic.shape):
+                raise ValueError(f"volume {name!r} has shape {list(volume.synthetic)}, the pairs {list(self.synthetic.shape)}")
+        gap = self.split.gap
+        field = 2 * self.network.radius_max + 1
+        if self.split.by != "image" and isinstance(gap, int) and gap < field:
+            raise ValueError(
+                f"split.gap {gap} is smaller than the receptive field of {field} voxels (2 network.radius_max + 1), so training "
+                "and calibration would share voxels; use auto, a wider gap or a smaller network.radius_max"
+            )
+        return self
+
+    def sources(self) -> list[tuple[str, Source]]:
+        """Every source with the key that names it."""
+        found: list[tuple[str, Source | None]] = []
+        if self.pairs is not None:
+            found += [("pairs.noisy", self.pairs.noisy), ("pairs.clean", self.pairs.clean), ("pairs.mask", self.pairs.mask)]
+        for name, volume in self.volumes.items():
+            found += [(f"volumes.{name}.noisy", volume.noisy), (f"volumes.{name}.mask", volume.mask)]
+        return [(key, source) for key, source in found if source is not None]
+
+
+def load(path: str | Path) -> Config:
+    """
+    Configuration read from a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        If the file is not YAML, or its content is not a valid configuration.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as problem:
+        raise ConfigError(f"config file {str(path)!r} cannot be read: {problem}") from problem
+    return parse(content, origin=str(path))
+
+
+def parse(content: object, *, origin: str = "config", check_files: bool = True) -> Config:
+    """
+    Configuration from plain data, every key and value checked.
+
+    Parameters
+    ----------
+    content
+        What the YAML file holds: a mapping.
+    origin
+        Name of the file, for the messages.
+    check_files
+        Whether the source files must exist.
+
+    Raises
+    ------
+    ConfigError
+        Names each wrong key with its value and what is allowed.
+    """
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as problem:
+        lines = [describe(error, Config) for error in problem.errors()]
+        raise ConfigError(f"{origin}: " + "; ".join(dict.fromkeys(lines))) from None
+    if check_files:
+        for key, source in config.sources():
+            if not source.files():
+                raise ConfigError(f"{origin}: {key}.path {source.path!r} does not exist; give an existing file, folder or pattern")
+    return config
+
+
+def describe(error: Any, model: type[BaseModel]) -> str:
+    """One line for one of pydantic's findings: the key, the value, what is allowed."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location) or "the config"
+    if error["type"] == "extra_forbidden":
+        allowed = ", ".join(_fields_at(location[:-1], model))
+        return f"unknown key {key!r}; allowed here: {allowed}"
+    if error["type"] == "missing":
+        return f"key {key!r} is missing and has no default"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if error["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key} is {error['input']!r}: {message}"
+
+
+def _fields_at(location: list[str], model: type[BaseModel]) -> list[str]:
+    """Keys that the section at `location` knows."""
+    fields = model.model_fields
+    for part in location:
+        if part not in fields:
+            continue
+        nested = [t for t in _types_in(fields[part].annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
+        if nested:
+            fields = nested[0].model_fields
+    return list(fields)
+
+
+def _types_in(annotation: Any) -> list[Any]:
+    """A type and everything inside its brackets."""
+    return [annotation, *(inner for argument in get_args(annotation) for inner in _types_in(argument))]
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of the configuration file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}

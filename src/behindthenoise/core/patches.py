@@ -1,0 +1,130 @@
+"""Training patches, cut by qlty; its border weights say how much of a patch counts in the loss."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from qlty import NCYXQuilt, NCZYXQuilt
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Patches:
+    """
+    Patches of every scan with the clean patches and weights they share.
+
+    Attributes
+    ----------
+    noisy
+        Standardised patches of all scans; masked voxels hold 0.
+    clean, weight
+        Standardised target and its weight in the loss; one for all scans of a field.
+    pairs
+        For each example the index into `noisy` and into `clean`.
+    """
+
+    noisy: Float[Tensor, " n c *window"]
+    clean: Float[Tensor, " m out *window"]
+    weight: Float[Tensor, " m 1 *window"]
+    pairs: Int[Tensor, " example 2"]
+
+    def to(self, device: torch.device) -> "Patches":
+        """The same patches on a device."""
+        return Patches(self.noisy.to(device), self.clean.to(device), self.weight.to(device), self.pairs.to(device))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Windows along one axis: `count` of them, `step` apart, that cover `size` voxels exactly."""
+
+    size: int
+    window: int
+    step: int
+    count: int
+
+    @classmethod
+    def covering(cls, size: int, patch: int, border: int) -> "Grid":
+        """
+        Grid whose windows are `patch` wide, or a little wider, so that the last one ends where the axis ends.
+
+        Windows overlap by twice the border, so that every voxel is inside some window. An axis shorter than the patch is one window.
+        """
+        if size <= patch:
+            return cls(size, size, size, 1)
+        gaps = -(-(size - patch) // max(patch - 2 * border, 1))
+        step = (size - patch) // gaps
+        return cls(size, size - gaps * step, step, gaps + 1)
+
+
+def cut(
+    noisy: Float[np.ndarray, " image scan c *space"],
+    clean: Float[np.ndarray, " image out *space"],
+    counts: Bool[np.ndarray, " image *space"],
+    *,
+    patch: int,
+    border: int,
+    border_weight: float,
+) -> Patches:
+    """
+    All patches in which at least one voxel counts.
+
+    Parameters
+    ----------
+    noisy, clean
+        Standardised fields without NaN.
+    counts
+        Voxels that enter the loss.
+    patch
+        Edge of a patch in voxels.
+    border
+        Width of the frame in which the network sees padding instead of data; at most a quarter of the patch is used.
+    border_weight
+        Weight of that frame. Where a patch ends because the image ends, the padding is what inference will see
+        too, and the frame has full weight.
+    """
+    border = min(border, patch // 4)
+    grids = [Grid.covering(size, patch, border) for size in counts.shape[1:]]
+    quilt = _quilt(grids, border, border_weight)
+    images, scans = noisy.shape[:2]
+    clean_patches = quilt.unstitch(torch.from_numpy(clean))
+    weights = quilt.unstitch(torch.from_numpy(counts[:, None].astype(np.float32))) * _frames(quilt, grids, border).repeat(
+        images, *[1] * (clean.ndim - 1)
+    )
+    noisy_patches = quilt.unstitch(torch.from_numpy(noisy.reshape(images * scans, *noisy.shape[2:])))
+    kept = torch.nonzero(weights.flatten(1).sum(1) > 0).flatten()
+    places = len(clean_patches) // images
+    image, place = kept // places, kept % places
+    positions = ((image[:, None] * scans + torch.arange(scans)) * places + place[:, None]).flatten()
+    pairs = torch.stack([torch.arange(len(positions)), torch.arange(len(kept)).repeat_interleave(scans)], dim=1)
+    return Patches(noisy_patches[positions], clean_patches[kept], weights[kept], pairs)
+
+
+def _quilt(grids: list[Grid], border: int, border_weight: float) -> NCYXQuilt | NCZYXQuilt:
+    """The qlty quilt with these grids."""
+    quilt = {2: NCYXQuilt, 3: NCZYXQuilt}[len(grids)]
+    return quilt(
+        *(grid.size for grid in grids),
+        window=tuple(grid.window for grid in grids),
+        step=tuple(grid.step for grid in grids),
+        # a frame must leave an inside on every axis; on an axis that is one window no frame counts anyway
+        border=tuple(min(border, (grid.window - 1) // 2) for grid in grids),
+        border_weight=border_weight,
+    )
+
+
+def _frames(quilt: NCYXQuilt | NCZYXQuilt, grids: list[Grid], border: int) -> Float[Tensor, " place 1 *window"]:
+    """qlty's weights of one image's patches, with full weight in the frame where a patch ends with the image."""
+    inside = quilt.border_tensor().to(torch.float32)
+    weight = inside + (1 - inside) * float(quilt.border_weight)
+    frames = weight.expand(*(grid.count for grid in grids), *weight.shape).clone()
+    for axis, grid in enumerate(grids):
+        width = min(border, (grid.window - 1) // 2)
+        if width == 0:
+            continue
+        # views of the same memory: first patches lose their low frame, last patches their high frame
+        low = frames.select(axis, 0).movedim(axis + len(grids) - 1, 0)
+        low[:width] = low[width].clone()
+        high = frames.select(axis, grid.count - 1).movedim(axis + len(grids) - 1, 0)
+        high[-width:] = high[-width - 1].clone()
+    return frames.reshape(-1, 1, *weight.shape)

@@ -1,0 +1,77 @@
+"""Tiles with a halo: every voxel is written once, and read with everything that it depends on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from jaxtyping import Shaped
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of one axis: `core` is written, `read` is the core with its halo, cut at the ends of the axis."""
+
+    core: slice
+    read: slice
+
+    @property
+    def inside(self) -> slice:
+        """Where the core lies within what was read."""
+        return slice(self.core.start - self.read.start, self.core.stop - self.read.start)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A product of segments, one per axis."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def core(self) -> tuple[slice, ...]:
+        """Region that this tile writes."""
+        return tuple(segment.core for segment in self.segments)
+
+    @property
+    def read(self) -> tuple[slice, ...]:
+        """Region that this tile reads."""
+        return tuple(segment.read for segment in self.segments)
+
+    @property
+    def inside(self) -> tuple[slice, ...]:
+        """Where the core lies within what was read."""
+        return tuple(segment.inside for segment in self.segments)
+
+
+def segments(size: int, core: int, halo: int) -> list[Segment]:
+    """Segments that cut an axis into cores of `core` voxels; the last may be shorter."""
+    return [
+        Segment(slice(start, min(start + core, size)), slice(max(start - halo, 0), min(start + core + halo, size)))
+        for start in range(0, size, core)
+    ]
+
+
+def tiles(shape: Sequence[int], core: Sequence[int], halo: int) -> list[Tile]:
+    """
+    Tiles of a volume in C order.
+
+    Where a tile ends with the volume it has no halo, and the network pads it just as it pads the whole volume; elsewhere
+    the halo holds everything that the core depends on. So the result does not depend on the tiling.
+    """
+    axes = [segments(size, edge, halo) for size, edge in zip(shape, core, strict=True)]
+    return [Tile(parts) for parts in product(*axes)]
+
+
+def share(count: int, job: int, jobs: int) -> range:
+    """Indices that job number `job` (from 0) of `jobs` owns: contiguous, disjoint, together all of `count`."""
+    return range(count * job // jobs, count * (job + 1) // jobs)
+
+
+def read_size(shape: Sequence[int], core: Sequence[int], halo: int) -> int:
+    """Voxels of the largest tile with its halo."""
+    return int(np.prod([min(size, edge + 2 * halo) for size, edge in zip(shape, core, strict=True)]))
+
+
+def crop(array: Shaped[np.ndarray, " *read"], tile: Tile) -> Shaped[np.ndarray, " *core"]:
+    """The core of what was computed on a tile's read region."""
+    return array[(..., *tile.inside)]

@@ -1,0 +1,1 @@
+"""Stores, source files, checkpoints and records: everything that touches a disk."""

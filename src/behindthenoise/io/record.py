@@ -1,0 +1,111 @@
+"""Records of what was done: manifests that Snakemake compares, and beside them who made them, when and how."""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from behindthenoise import __version__
+from behindthenoise.errors import StoreError
+
+PACKAGES = ("torch", "numpy", "zarr", "dask", "qlty", "scikit-learn", "xarray", "snakemake")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain data whole or not at all: a file of this name is never half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    Plain data from a file.
+
+    Raises
+    ------
+    StoreError
+        If there is no such file, or it is not JSON.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as problem:
+        raise StoreError(f"{path} cannot be read ({problem}); delete it and run the workflow again") from problem
+    return dict(content)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def recorded(verb: str, options: Mapping[str, object]) -> Iterator[None]:
+    """
+    Log a job's start and end, and write its record beside its manifest, or beside its last output.
+
+    The record (`*.run.json`) holds versions, host, seconds and memory: what may differ between two runs with equal results.
+    """
+    start = time.monotonic()
+    log(f"{verb}: behindthenoise {__version__}, " + ", ".join(f"{key} {_shown(value)}" for key, value in options.items()))
+    yield
+    seconds = round(time.monotonic() - start, 2)
+    peak = peak_memory_bytes()
+    log(f"{verb}: done in {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB")
+    target = next((options[key] for key in ("manifest", "certificate", "page") if key in options), None)
+    if isinstance(target, Path):
+        write_json(target.with_suffix(".run.json"), {"verb": verb, "seconds": seconds, "peak_memory_bytes": peak, **environment()})
+
+
+def environment() -> dict[str, Any]:
+    """Versions and host of this process."""
+    return {
+        "behindthenoise": __version__,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def log(message: str) -> None:
+    """One line with the time of day on standard error, which the workflow keeps as the job's log."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+
+
+class Countdown:
+    """Progress of known work, with the time that is left at the present rate."""
+
+    def __init__(self, total: int, unit: str, *, every_s: float = 10.0) -> None:
+        self.total, self.unit, self.every_s = total, unit, every_s
+        self.start = self.last = time.monotonic()
+
+    def done(self, count: int) -> None:
+        """Say how far the work is, but not more often than `every_s`."""
+        now = time.monotonic()
+        if now - self.last < self.every_s and count < self.total:
+            return
+        self.last = now
+        left = (now - self.start) / max(count, 1) * (self.total - count)
+        log(f"{count}/{self.total} {self.unit}, {now - self.start:.0f} s so far, about {left:.0f} s left")
+
+
+def _shown(value: object) -> str:
+    return f"[{len(value)} files]" if isinstance(value, list) else str(value)

@@ -1,0 +1,119 @@
+"""Zarr stores: how arrays are laid out, compressed, protected against damage, and digested."""
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from behindthenoise.errors import StoreError
+
+CHUNK = {2: 256, 3: 64}  # edge of a chunk by number of spatial dimensions
+COMPRESSORS = (BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec())
+
+
+def create_group(path: Path, attributes: Mapping[str, Any]) -> zarr.Group:
+    """A new, empty store; whatever stood there is gone."""
+    if path.exists():
+        shutil.rmtree(path)
+    return zarr.create_group(path, zarr_format=3, attributes=dict(attributes))
+
+
+def create_array(
+    group: zarr.Group, name: str, shape: Sequence[int], *, dtype: str, chunks: Sequence[int], dims: Sequence[str]
+) -> zarr.Array:
+    """A new array: compressed, with a check sum on every chunk; floats are NaN and integers 0 until written."""
+    return group.create_array(
+        name,
+        shape=tuple(shape),
+        dtype=dtype,
+        chunks=tuple(min(chunk, size) for chunk, size in zip(chunks, shape, strict=True)),
+        compressors=COMPRESSORS,
+        fill_value=float("nan") if dtype.startswith("float") else 0,
+        dimension_names=list(dims),
+        config={"write_empty_chunks": True},
+    )
+
+
+def open_group(path: Path, mode: str = "r") -> zarr.Group:
+    """
+    An existing store.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    """
+    try:
+        return zarr.open_group(path, mode=mode)  # type: ignore[arg-type]  # zarr spells its modes as literals
+    except (OSError, ValueError, zarr.errors.GroupNotFoundError) as problem:
+        raise StoreError(f"store {path} cannot be opened ({problem}); delete its folder and run the workflow again") from problem
+
+
+def get_array(group: zarr.Group, name: str) -> zarr.Array:
+    """
+    An array of a store.
+
+    Raises
+    ------
+    StoreError
+        If the store has no such array.
+    """
+    found = group.get(name)
+    if not isinstance(found, zarr.Array):
+        raise StoreError(f"store {group.store_path} has no array {name!r}; delete its folder and run the workflow again")
+    return found
+
+
+def new_instance() -> str:
+    """A token that tells one creation of a store from the next, so that a re-created store is filled again."""
+    return uuid.uuid4().hex
+
+
+def digest(array: zarr.Array, region: tuple[slice, ...] | None = None) -> str:
+    """
+    SHA-256 of an array's values, read chunk by chunk; independent of compression, not of the chunks' shape.
+
+    Parameters
+    ----------
+    region
+        Part to digest; None digests all.
+    """
+    bounds = region or tuple(slice(0, size) for size in array.shape)
+    axes = [range(part.start, part.stop, chunk) for part, chunk in zip(bounds, array.chunks, strict=True)]
+    total = hashlib.sha256(f"{array.dtype}{[(part.start, part.stop) for part in bounds]}".encode())
+    for corner in product(*axes):
+        block = tuple(
+            slice(start, min(start + chunk, part.stop)) for start, chunk, part in zip(corner, array.chunks, bounds, strict=True)
+        )
+        total.update(np.ascontiguousarray(array[block]).tobytes())
+    return total.hexdigest()
+
+
+def write_dataset(path: Path, dataset: xr.Dataset, space: Sequence[str]) -> dict[str, str]:
+    """
+    Store labelled arrays so that `xarray.open_zarr` gives them back; returns the digest of each variable.
+
+    Chunks hold one image, scan or channel and a cube of `CHUNK` voxels of space.
+    """
+    if path.exists():
+        shutil.rmtree(path)
+    edge = CHUNK[len(space)]
+    encoding = {
+        name: {
+            "chunks": tuple(min(edge, size) if dim in space else 1 for dim, size in variable.sizes.items()),
+            "compressors": COMPRESSORS,
+        }
+        for name, variable in dataset.data_vars.items()
+    }
+    chunked = dataset.chunk({dim: edge if dim in space else 1 for dim in dataset.dims})
+    chunked.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+    group = open_group(path)
+    return {str(name): digest(get_array(group, str(name))) for name in sorted(map(str, dataset.data_vars))}

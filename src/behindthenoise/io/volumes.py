@@ -1,0 +1,176 @@
+"""Stores of one volume: its input in canonical form, the ensemble's quantiles, the finished OME-Zarr."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from behindthenoise.errors import StoreError
+from behindthenoise.io import stores
+from behindthenoise.io.geometry import Geometry, coordinates, read_geometry
+
+STATISTICS = ("lower", "median", "upper", "width")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The input of one volume, lazily: arrays are read region by region."""
+
+    noisy: zarr.Array  # (channel, *space)
+    mask: zarr.Array  # (*space)
+    geometry: Geometry
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape."""
+        return tuple(self.mask.shape)
+
+
+def write_input(path: Path, noisy: xr.DataArray, mask: xr.DataArray, geometry: Geometry) -> dict[str, str]:
+    """Copy a volume into a store of our own, chunk by chunk; returns the digest of each variable."""
+    dims = ("channel", *geometry.space)
+    variables = {
+        "noisy": (dims, noisy.transpose(*dims).astype(np.float32).data),
+        "mask": (geometry.space, mask.transpose(*geometry.space).data),
+    }
+    shape = tuple(noisy.sizes[name] for name in geometry.space)
+    dataset = xr.Dataset(variables, coordinates(geometry, shape), {"geometry": asdict(geometry)})
+    return stores.write_dataset(path, dataset, geometry.space)
+
+
+def open_input(path: Path) -> Volume:
+    """
+    The input of a volume.
+
+    Raises
+    ------
+    StoreError
+        If the store is absent or incomplete.
+    """
+    group = stores.open_group(path)
+    data = group.attrs.asdict().get("geometry")
+    if not isinstance(data, dict):
+        raise StoreError(f"store {path} has no geometry; delete its folder and run the workflow again")
+    return Volume(stores.get_array(group, "noisy"), stores.get_array(group, "mask"), read_geometry(data))
+
+
+def create_quantiles(path: Path, volume: Volume, core: Sequence[int], halo: int, components: int) -> None:
+    """Lay out the store that the jobs of `infer` fill: one chunk is the core of one tile, so no two jobs share a chunk."""
+    space, channels = volume.geometry.space, len(volume.geometry.channels)
+    group = stores.create_group(
+        path, {"instance": stores.new_instance(), "core": list(core), "halo": halo, "geometry": asdict(volume.geometry)}
+    )
+    stores.create_array(
+        group,
+        "quantiles",
+        (3, channels, *volume.shape),
+        dtype="float32",
+        chunks=(3, channels, *core),
+        dims=("quantile", "channel", *space),
+    )
+    stores.create_array(
+        group,
+        "embedding",
+        (components, *volume.shape),
+        dtype="float32",
+        chunks=(components, *core),
+        dims=("component", *space),
+    )
+
+
+def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[int]], tokens: int) -> zarr.Group:
+    """
+    Lay out the finished volume: OME-Zarr 0.5 with a pyramid, and the tokens as labels.
+
+    Parameters
+    ----------
+    levels
+        Spatial shape of each level of the pyramid, the full one first.
+    tokens
+        Number of tokens, for the labels' colours.
+
+    References
+    ----------
+    https://ngff.openmicroscopy.org/0.5
+    """
+    geometry = volume.geometry
+    edge = stores.CHUNK[len(volume.shape)]
+    names = [f"{channel} {statistic}" for channel in geometry.channels for statistic in STATISTICS]
+    image = {
+        "ome": {
+            "version": "0.5",
+            "multiscales": [_multiscale(geometry, name, levels, channels=True)],
+            "omero": {"channels": [_display(label) for label in names]},
+        }
+    }
+    group = stores.create_group(path, image)
+    for level, shape in enumerate(levels):
+        stores.create_array(
+            group,
+            str(level),
+            (len(names), *shape),
+            dtype="float32",
+            chunks=(1, *[edge] * len(shape)),
+            dims=("c", *geometry.space),
+        )
+    labels = group.create_group("labels", attributes={"ome": {"version": "0.5", "labels": ["tokens"]}})
+    label = labels.create_group(
+        "tokens",
+        attributes={
+            "ome": {
+                "version": "0.5",
+                "multiscales": [_multiscale(geometry, "tokens", levels, channels=False)],
+                "image-label": {
+                    "colors": [{"label-value": index, "rgba": list(colour)} for index, colour in enumerate(colours(tokens), start=1)],
+                    "source": {"image": "../../"},
+                },
+            }
+        },
+    )
+    for level, shape in enumerate(levels):
+        stores.create_array(label, str(level), shape, dtype="uint8", chunks=[edge] * len(shape), dims=geometry.space)
+    return group
+
+
+def colours(count: int) -> list[tuple[int, int, int, int]]:
+    """Distinct opaque colours, a golden angle of hue apart at two lightnesses."""
+    from colorsys import hls_to_rgb
+
+    shades = [hls_to_rgb(index * 0.618034 % 1, 0.45 + 0.2 * (index % 2), 0.7) for index in range(count)]
+    return [(round(255 * red), round(255 * green), round(255 * blue), 255) for red, green, blue in shades]
+
+
+def _multiscale(geometry: Geometry, name: str, levels: Sequence[Sequence[int]], *, channels: bool) -> dict[str, Any]:
+    """One entry of OME's `multiscales`: axes and the scale of every level."""
+    unit = {} if geometry.unit in ("pixel", "voxel") else {"unit": geometry.unit}
+    axes = [{"name": axis, "type": "space", **unit} for axis in geometry.space]
+    leading = [1.0] if channels else []
+    datasets = []
+    for index, shape in enumerate(levels):
+        factors = [round(full / size) for full, size in zip(levels[0], shape, strict=True)]
+        scale = [step * factor for step, factor in zip(geometry.spacing, factors, strict=True)]
+        # a coarse voxel's centre lies between those of the voxels that it averages
+        shift = [step * (factor - 1) / 2 for step, factor in zip(geometry.spacing, factors, strict=True)]
+        datasets.append(
+            {
+                "path": str(index),
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": leading + scale},
+                    {"type": "translation", "translation": [0.0] * len(leading) + shift},
+                ],
+            }
+        )
+    return {
+        "name": name,
+        "axes": [{"name": "c", "type": "channel"}, *axes] if channels else axes,
+        "datasets": datasets,
+    }
+
+
+def _display(label: str) -> dict[str, Any]:
+    """How a viewer shows a channel at first: medians only."""
+    return {"label": label, "color": "FFFFFF", "active": label.endswith(" median"), "window": {"start": 0, "end": 1, "min": 0, "max": 1}}

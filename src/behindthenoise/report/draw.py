@@ -1,0 +1,28 @@
+"""Verb `report`: collected content → figures and one page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from behindthenoise.report import page as pages
+from behindthenoise.report.content import Content, Slice
+from behindthenoise.stages import Spec
+
+ARRAYS = ("noisy", "lower", "median", "upper", "clean", "tokens", "role")
+
+
+def run(spec: Spec, *, content: Path, slices: Path, page: Path) -> None:  # noqa: ARG001  # every verb takes its specification
+    """Write the page and, beside it, its figures."""
+    data = json.loads(content.read_text())
+    with np.load(slices) as arrays:
+        field, *volumes = [read_slice(meta, arrays) for meta in data.pop("slices")]
+    pages.write(Content(**data, field=field, volumes=tuple(volumes)), page.parent)
+
+
+def read_slice(meta: dict[str, Any], arrays: Any) -> Slice:
+    """A slice from its description and the arrays `NAME/FIELD`; absent arrays are None."""
+    found = {key: arrays[f"{meta['name']}/{key}"] for key in ARRAYS if f"{meta['name']}/{key}" in arrays}
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in meta.items()}
+    return Slice(**plain, **found)

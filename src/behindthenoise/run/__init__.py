@@ -1,0 +1,1 @@
+"""One module per verb of the command line: io reads, core computes, io writes."""

@@ -1,0 +1,100 @@
+"""Verb `fetch`: a source, the generator or the training field → the input store of one volume."""
+
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from behindthenoise.config import PairsConfig, Selection, SyntheticConfig, VolumeConfig
+from behindthenoise.core import synthetic
+from behindthenoise.errors import SourceError
+from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.io import volumes
+from behindthenoise.io.geometry import Geometry
+from behindthenoise.run.pairs import Pairs
+from behindthenoise.io.record import log, write_json
+from behindthenoise.io.canonical import canonical, expect_equal_sizes
+from behindthenoise.stages import VOLUME, Spec
+
+FIELD_INDEX = 1_000_000  # generated volumes are numbered far beyond any generated pair, so that none is a training field
+
+
+def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> None:
+    """Write the volume's input store and its manifest."""
+    loaded = store_of_pairs.read(pairs)
+    config = spec.find(VOLUME, VolumeConfig)
+    if config is None:
+        noisy, mask = first_field(loaded)
+    elif config.synthetic is not None:
+        noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, loaded.geometry)
+    else:
+        noisy, mask = read(config, spec.get("pairs", PairsConfig).channels, loaded.geometry)
+    mask = require_data(noisy, mask, name, masked=config is None or config.mask is not None)
+    digests = volumes.write_input(store, noisy, mask, loaded.geometry)
+    log(f"fetch: volume {name}: {dict(noisy.sizes)}")
+    write_json(manifest, {"stage": "fetch", "volume": name, "shape": list(mask.shape), "digests": digests})
+
+
+def first_field(pairs: Pairs) -> tuple[xr.DataArray, xr.DataArray]:
+    """The first scan of the first field that the pairs hold."""
+    space = pairs.geometry.space
+    return xr.DataArray(pairs.noisy[0, 0], dims=("channel", *space)).chunk(), xr.DataArray(pairs.mask[0], dims=space).chunk()
+
+
+def generate(config: SyntheticConfig, shape: tuple[int, ...], geometry: Geometry) -> tuple[xr.DataArray, xr.DataArray]:
+    """A generated field of another shape, of the same materials."""
+    scene = synthetic.scene(config, shape, FIELD_INDEX)
+    noisy = xr.DataArray(scene.noisy[0], dims=("channel", *geometry.space))
+    return noisy.chunk(), xr.DataArray(np.ones(shape, bool), dims=geometry.space).chunk()
+
+
+def read(config: VolumeConfig, channels: tuple[str, ...] | None, geometry: Geometry) -> tuple[xr.DataArray, xr.DataArray]:
+    """
+    A measured volume, lazily, with the channels of the training pairs.
+
+    Raises
+    ------
+    SourceError
+        If its axes, channels or mask do not fit.
+    """
+    assert config.noisy is not None
+    selection = Selection(channels=config.channels or channels, crop=config.crop)
+    noisy = canonical(config.noisy, selection, ("scan", "channel"))
+    origin = noisy.attrs["origin"]
+    space = tuple(str(name) for name in noisy.dims[2:])
+    if space != geometry.space or noisy.sizes["channel"] != len(geometry.channels):
+        raise SourceError(
+            f"volume {origin} has {noisy.sizes['channel']} channels along {' '.join(space)}; the training pairs have "
+            f"{len(geometry.channels)} along {' '.join(geometry.space)}; choose channels and axes to match"
+        )
+    if config.scan >= noisy.sizes["scan"]:
+        raise SourceError(f"scan {config.scan} does not exist in {origin}; it has {noisy.sizes['scan']}")
+    noisy = noisy.isel(scan=config.scan)
+    noisy.attrs["origin"] = origin
+    if config.mask is None:
+        sizes = [noisy.sizes[axis] for axis in space]
+        return noisy, xr.DataArray(da.ones(sizes, dtype=bool), dims=space)
+    mask = canonical(config.mask, Selection(crop=config.crop), ())
+    expect_equal_sizes(mask, noisy, space)
+    return noisy, mask != 0
+
+
+def require_data(noisy: xr.DataArray, mask: xr.DataArray, name: str, *, masked: bool) -> xr.DataArray:
+    """
+    The mask, if it holds data and every voxel under it is a number; read block by block.
+
+    Raises
+    ------
+    SourceError
+        If the mask is empty, or a voxel under it is not finite.
+    """
+    axis = noisy.get_axis_num("channel")
+    finite = xr.DataArray(da.isfinite(noisy.data).all(axis=axis), dims=mask.dims)
+    kept, bad = da.compute(mask.data.sum(), (mask.data & ~finite.data).sum())
+    if kept == 0:
+        raise SourceError(f"the mask of volume {name!r} is empty; it must be true where there is data")
+    if bad:
+        cure = "exclude them by the mask" if masked else f"give volumes.{name}.mask, or fill them"
+        raise SourceError(f"volume {name!r} has {bad} voxels that are NaN or infinite; {cure}")
+    return mask

@@ -1,0 +1,128 @@
+"""Verb `gather`: stores and tables → the small arrays and facts that the report shows."""
+
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import yaml
+
+from behindthenoise import __version__
+from behindthenoise.config import CalibrationConfig, EnsembleConfig, NetworkConfig
+from behindthenoise.core.split import ROLES, units_of
+from behindthenoise.io import stores, tables
+from behindthenoise.io import volumes as volumes_io
+from behindthenoise.io.record import environment, read_json, write_json
+from behindthenoise.io.tables import Value
+from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run.pairs import Pairs
+from behindthenoise.stages import Spec
+
+DRAWN_EDGE = 1024  # voxels along an axis of a slice; a page cannot show more
+
+
+def run(spec: Spec, *, pairs: Path, evaluation: Path, certificate: Path, volumes: list[Path], records: list[Path], content: Path) -> None:
+    """Write `content.json`, and the arrays beside it as `slices.npz`."""
+    loaded, signed = store_of_pairs.read(pairs), read_json(certificate)
+    finished = {path.name.removesuffix(".ome.zarr"): path for path in volumes}
+    arrays: dict[str, np.ndarray] = {}
+    metas = []
+    # the training field first: it is the one with a clean reference
+    for name in sorted(finished, key=lambda name: (name != "field", name)):
+        meta, found = cut(name, finished[name], finished[name].parent / name / "input.zarr", loaded)
+        metas.append(meta)
+        arrays |= {f"{name}/{key}": values for key, values in found.items()}
+    write_json(
+        content,
+        {
+            "dataset": spec.get("dataset", str),
+            "version": __version__,
+            "created": environment()["finished"],
+            "facts": facts(spec, loaded, [read_json(path) for path in records]),
+            "certificate": {
+                "sentence": signed["statement"],
+                "assumptions": signed["assumptions"],
+                "channels": signed["channels"],
+            },
+            "coverage": spec.get("calibration", CalibrationConfig).coverage,
+            **{name: tables.read(evaluation / f"{name}.csv") for name in ("channels", "intensity", "units", "ensemble")},
+            "tokens": token_table(finished["field"], loaded.geometry.channels),
+            "slices": metas,
+            "config_text": yaml.safe_dump(spec.sections, sort_keys=False, allow_unicode=True),
+        },
+    )
+    np.savez(content.with_name("slices.npz"), **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for flags
+
+
+def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Description and arrays of one plane of a volume: the whole of a 2D field, the middle one of a 3D volume."""
+    group, given, geometry = stores.open_group(finished), volumes_io.open_input(source), pairs.geometry
+    lead = len(given.shape) - 2
+    plane = tuple(size // 2 for size in given.shape[:lead])
+    rows, columns = (slice(0, None, -(-size // DRAWN_EDGE)) for size in given.shape[lead:])
+    where = (*plane, rows, columns)
+    bands = np.asarray(stores.get_array(group, "0")[(slice(None), *where)])
+    bands = bands.reshape(len(geometry.channels), len(volumes_io.STATISTICS), *bands.shape[1:])
+    mask = np.asarray(given.mask[where]).astype(bool)
+    noisy = pairs.scale.match_noisy(np.asarray(given.noisy[(slice(None), *where)]), axis=0)
+    arrays = {
+        "noisy": np.where(mask, noisy, np.nan).astype(np.float32),
+        **{key: bands[:, index] for index, key in enumerate(("lower", "median", "upper"))},
+        "tokens": np.asarray(stores.get_array(group, "labels/tokens/0")[where]),
+    }
+    if name == "field":
+        arrays["clean"] = pairs.clean[(0, slice(None), *where)]
+        arrays["role"] = pairs.split.role[(0, *where)]
+    position = "".join(f", {axis} = {index} of {size}" for axis, index, size in zip(geometry.space, plane, given.shape, strict=False))
+    meta = {
+        "name": name,
+        "title": f"{name}{position}",
+        "channel_names": geometry.channels,
+        "value_unit": geometry.value_unit,
+        "length_unit": geometry.unit,
+        "spacing": [step * part.step for step, part in zip(geometry.spacing[lead:], (rows, columns), strict=True)],
+        "axes": geometry.space[lead:],
+    }
+    return meta, arrays
+
+
+def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]]) -> dict[str, str]:
+    """What was run, in words."""
+    network, ensemble = spec.get("network", NetworkConfig), spec.get("ensemble", EnsembleConfig)
+    parameters, radii = [row["parameters"] for row in members], [row["radius"] for row in members]
+    sizes = {name: (int((pairs.split.role == role).sum()), len(units_of(pairs.split, role))) for name, role in ROLES.items()}
+    versions = environment()["packages"]
+    return {
+        "Fields": f"{pairs.noisy.shape[0]} of {' x '.join(map(str, pairs.shape))} voxels, {pairs.noisy.shape[1]} fast scans of each",
+        "Channels": ", ".join(pairs.geometry.channels),
+        "Ensemble": f"{len(members)} networks, seed {ensemble.seed}, depth {network.depth}, latent {network.latent}",
+        "Parameters of a network": f"{min(parameters)} to {max(parameters)}",
+        "Receptive radius": f"{min(radii)} to {max(radii)} voxels",
+        **{f"Voxels for {name}": f"{voxels} in {units} {'images' if pairs.gap == 0 else 'blocks'}" for name, (voxels, units) in sizes.items()},
+        "Gap between roles": f"{pairs.gap} voxels",
+        "Packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def token_table(finished: Path, channels: tuple[str, ...]) -> list[dict[str, Value]]:
+    """Share of every token in the training field, with the mean median and width of every channel."""
+    group = stores.open_group(finished)
+    labels = da.from_zarr(stores.get_array(group, "labels/tokens/0")).ravel()
+    bands = da.from_zarr(stores.get_array(group, "0"))
+    counts = np.asarray(da.bincount(labels, minlength=256).compute())
+    present = [int(token) for token in np.flatnonzero(counts) if token]
+    sums = {
+        f"{statistic}_{channel}": np.asarray(da.bincount(labels, weights=da.nan_to_num(bands[index].ravel()), minlength=256).compute())
+        for position, channel in enumerate(channels)
+        for statistic, index in (("mean", 4 * position + 1), ("width", 4 * position + 3))
+    }
+    total = sum(counts[present])
+    return [
+        {
+            "token": token,
+            "share": counts[token] / total,
+            "voxels": int(counts[token]),
+            **{key: float(values[token] / counts[token]) for key, values in sums.items()},
+        }
+        for token in present
+    ]

@@ -1,0 +1,95 @@
+"""Verb `infer`: one share of a volume's tiles → averaged quantiles and embedding, each voxel once."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from behindthenoise.config import NetworkConfig
+from behindthenoise.core import inference
+from behindthenoise.core import tiling
+from behindthenoise.errors import ConfigError, StoreError
+from behindthenoise.io import stores, volumes
+from behindthenoise.run import models
+from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.io.record import Countdown, log, write_json
+from behindthenoise.stages import Spec
+
+
+def run(
+    spec: Spec,
+    *,
+    pairs: Path,
+    volume: Path,
+    graphs: list[Path],
+    weights: list[Path],
+    projection: Path,
+    store: Path,
+    manifest: Path,
+    share: str,
+) -> None:
+    """Fill this job's tiles of the store, and write a manifest with the digest of each."""
+    torch.set_num_threads(spec.get("inference.threads", int))
+    source, scale = volumes.open_input(volume), store_of_pairs.read_scale(pairs)
+    config, channels = spec.get("network", NetworkConfig), len(source.geometry.channels)
+    networks = [
+        models.read_network(graph, weight, config, channels=channels, ndim=len(source.shape))
+        for graph, weight in zip(graphs, weights, strict=True)
+    ]
+    mapping = models.read_projection(projection)
+    group = stores.open_group(store, "r+")
+    layout = group.attrs.asdict()
+    halo = max(network.graph.radius for network in networks)
+    if layout["halo"] != halo:
+        raise StoreError(f"store {store} was laid out for a halo of {layout['halo']} voxels, the networks need {halo}; delete its folder")
+    targets = stores.get_array(group, "quantiles"), stores.get_array(group, "embedding")
+    every = tiling.tiles(source.shape, layout["core"], halo)
+    owned = [every[index] for index in parse_share(share, len(every))]
+    log(f"infer: {len(networks)} networks on {models.device()}, {len(owned)} of {len(every)} tiles, core {layout['core']}, halo {halo}")
+    countdown = Countdown(len(owned), "tiles")
+    digests = {}
+    for done, tile in enumerate(owned, start=1):
+        results = run_tile(networks, mapping, scale, source, tile)
+        for target, values in zip(targets, results, strict=True):
+            target[(..., *tile.core)] = values
+        corner = ",".join(str(part.start) for part in tile.core)
+        digests[corner] = [stores.digest(target, whole(target, tile)) for target in targets]
+        countdown.done(done)
+    write_json(manifest, {"stage": "infer", "instance": layout["instance"], "share": share, "tiles": digests})
+
+
+def run_tile(
+    networks: list[inference.Network], mapping: inference.Projection, scale: inference.Scale, source: volumes.Volume, tile: tiling.Tile
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles in physical units and embedding of one tile's core; NaN under the mask, without a network where all is masked."""
+    mask = np.asarray(source.mask[tile.read]).astype(bool)
+    inside = mask[tile.inside]
+    if not inside.any():
+        shape = inside.shape
+        channels, components = len(source.geometry.channels), len(mapping.offset)
+        return np.full((3, channels, *shape), np.nan, np.float32), np.full((components, *shape), np.nan, np.float32)
+    noisy = np.asarray(source.noisy[(slice(None), *tile.read)])
+    raw, embedding = inference.run_ensemble(networks, mapping, scale.standardise_noisy(noisy, mask, axis=0))
+    quantiles = scale.restore_clean(tiling.crop(raw, tile), axis=1)
+    return np.where(inside, quantiles, np.nan), np.where(inside, tiling.crop(embedding, tile), np.nan)
+
+
+def parse_share(text: str, count: int) -> range:
+    """
+    Indices of the tiles of share `I-of-N`.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not of this form, or I is not within 1 to N.
+    """
+    found = re.fullmatch(r"(\d+)-of-(\d+)", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--share is {text!r}; it must be like 2-of-8, the first number between 1 and the second")
+    return tiling.share(count, int(found[1]) - 1, int(found[2]))
+
+
+def whole(target: stores.zarr.Array, tile: tiling.Tile) -> tuple[slice, ...]:
+    """A tile's core with all of the leading axes."""
+    return (*(slice(0, size) for size in target.shape[: target.ndim - len(tile.core)]), *tile.core)

@@ -1,0 +1,158 @@
+"""Verb `ingest`: sources or generator → `pairs.zarr`, split and scaled."""
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float
+
+from behindthenoise.config import SPACE_AXES, PairsConfig, Selection, SplitConfig, SyntheticConfig
+from behindthenoise.core import metrics, synthetic
+from behindthenoise.core import split as splitting
+from behindthenoise.core.inference import Scale
+from behindthenoise.errors import SourceError
+from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.io.geometry import Geometry
+from behindthenoise.run.pairs import Pairs
+from behindthenoise.io.record import log, write_json
+from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes
+from behindthenoise.stages import Spec
+
+
+def run(spec: Spec, *, store: Path, manifest: Path) -> None:
+    """Write the store of the pairs and its manifest."""
+    extra: dict[str, xr.Variable] = {}
+    generated = spec.find("synthetic", SyntheticConfig)
+    if generated is not None:
+        noisy, clean, mask, geometry, extra = generate(generated)
+    else:
+        noisy, clean, mask, geometry = read(spec.get("pairs", PairsConfig))
+    splitting_config = spec.get("split", SplitConfig)
+    gap = 2 * spec.get("network.radius_max", int) + 1 if splitting_config.gap == "auto" else splitting_config.gap
+    gap = 0 if splitting_config.by == "image" else gap
+    split = splitting.split(splitting_config, mask, gap)
+    splitting.check_no_leak(split, gap)
+    pairs = Pairs(noisy, clean, mask, split, measure_scale(noisy, clean, split.role == splitting.TRAIN), geometry, gap)
+    digests = store_of_pairs.write(store, pairs, extra)
+    counts = {name: int((split.role == value).sum()) for name, value in splitting.ROLES.items()}
+    units = {name: len(splitting.units_of(split, value)) for name, value in splitting.ROLES.items()}
+    log(f"ingest: {noisy.shape[0]} fields of {pairs.shape} voxels, {noisy.shape[1]} scans, channels {' '.join(geometry.channels)}")
+    log(f"ingest: voxels {counts}, units {units}, {gap} voxels between roles")
+    write_json(
+        manifest,
+        {
+            "stage": "ingest",
+            "digests": digests,
+            "shape": list(pairs.shape),
+            "images": noisy.shape[0],
+            "scans": noisy.shape[1],
+            "channels": list(geometry.channels),
+            "voxels": counts,
+            "units": units,
+            "calibration_unit_sizes": unit_sizes(split),
+            "gap": gap,
+        },
+    )
+
+
+def generate(
+    config: SyntheticConfig,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geometry, dict[str, xr.Variable]]:
+    """Generated fields, their mask (all true), geometry and the known phases."""
+    scenes = [synthetic.scene(config, config.shape, index) for index in range(config.images)]
+    space = SPACE_AXES[-len(config.shape) :]
+    labels = np.stack([scene.labels for scene in scenes])
+    geometry = Geometry(
+        space, (1.0,) * len(space), "pixel", tuple(f"channel {index}" for index in range(config.channels)), "level"
+    )
+    return (
+        np.stack([scene.noisy for scene in scenes]),
+        np.stack([scene.clean for scene in scenes]),
+        np.ones(labels.shape, bool),
+        geometry,
+        {"labels": xr.Variable(("image", *space), labels, {"meaning": "known phase"})},
+    )
+
+
+def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geometry]:
+    """
+    Measured fields in canonical order, cropped and selected, with NaN under the mask.
+
+    Raises
+    ------
+    SourceError
+        If the arrays do not fit together or hold values that nobody masked.
+    """
+    noisy = canonical(config.noisy, config, ("image", "scan", "channel"))
+    clean = canonical(config.clean, config, ("image", "channel"))
+    if config.scans is not None:
+        if max(config.scans) >= noisy.sizes["scan"]:
+            raise SourceError(f"scan {max(config.scans)} does not exist in {noisy.attrs['origin']}; it has {noisy.sizes['scan']}")
+        noisy = noisy.isel(scan=list(config.scans))
+    space = tuple(str(name) for name in clean.dims[2:])
+    expect_equal_sizes(noisy, clean, ("image", "channel", *space))
+    expect_equal_channels(noisy, clean)
+    if config.mask is None:
+        mask = np.ones([clean.sizes[name] for name in ("image", *space)], bool)
+    else:
+        masked = canonical(config.mask, Selection(crop=config.crop), ("image",))
+        expect_equal_sizes(masked, clean, space)
+        mask = np.broadcast_to(
+            masked.to_numpy() != 0, [clean.sizes["image"], *(clean.sizes[name] for name in space)]
+        ).copy()
+    values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
+    for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
+        expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
+    names = tuple(str(name) for name in clean.coords["channel"].to_numpy())
+    spacing = tuple(config.spacing.get(name, 1.0) for name in SPACE_AXES if name in space)
+    return values["noisy"], values["clean"], mask, Geometry(space, spacing, config.unit, names, config.value_unit)
+
+
+def expect_finite(values: Float[np.ndarray, " *lead"], mask: Bool[np.ndarray, " image *space"], what: str, *, masked: bool) -> None:
+    """
+    Nothing, if every voxel under the mask is a number; voxels outside become NaN in place.
+
+    Raises
+    ------
+    SourceError
+        Says how many are not, and what to do.
+    """
+    shape = (mask.shape[0], *(1,) * (values.ndim - mask.ndim), *mask.shape[1:])
+    inside = np.broadcast_to(mask.reshape(shape), values.shape)
+    bad = int((~np.isfinite(values) & inside).sum())
+    if bad:
+        cure = "exclude them by the mask" if masked else "give pairs.mask, or fill them"
+        where = "under the mask" if masked else "and no mask is given"
+        raise SourceError(f"{what} has {bad} voxels that are NaN or infinite {where}; {cure}")
+    values[~inside] = np.nan
+
+
+def measure_scale(
+    noisy: Float[np.ndarray, " image scan c *space"], clean: Float[np.ndarray, " image c *space"], trains: Bool[np.ndarray, " image *space"]
+) -> Scale:
+    """Constants of the scale, from training voxels only."""
+    fields = [
+        (noisy[:, :, channel][np.broadcast_to(trains[:, None], noisy[:, :, channel].shape)], clean[:, channel][trains])
+        for channel in range(clean.shape[1])
+    ]
+    repeated = [np.broadcast_to(clean[:, None, channel], noisy[:, :, channel].shape) for channel in range(clean.shape[1])]
+    every = np.broadcast_to(trains[:, None], noisy[:, :, 0].shape)
+    matches = [metrics.match_intensity(fields[channel][0], repeated[channel][every]) for channel in range(clean.shape[1])]
+    return Scale(
+        noisy_shift=tuple(float(values.mean()) for values, _ in fields),
+        noisy_scale=tuple(spread(values) for values, _ in fields),
+        clean_shift=tuple(float(values.mean()) for _, values in fields),
+        clean_scale=tuple(spread(values) for _, values in fields),
+        gain=tuple(gain for gain, _ in matches),
+        offset=tuple(offset for _, offset in matches),
+    )
+
+
+def spread(values: Float[np.ndarray, " n"]) -> float:
+    """Standard deviation; 1 for a channel that is constant, which has no scale of its own."""
+    return float(values.std(dtype=np.float64)) or 1.0
+
+
+def unit_sizes(split: splitting.Split) -> list[int]:
+    """Voxels of each calibration unit."""
+    return [int(size) for size in np.unique(split.unit[split.role == splitting.CALIBRATION], return_counts=True)[1]]

@@ -1,0 +1,93 @@
+"""The store of the pairs: noisy and clean fields, who uses which voxel, and the constants of their scale."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float, Int, UInt8
+
+from behindthenoise.core.inference import Scale
+from behindthenoise.core.split import Split
+from behindthenoise.errors import StoreError
+from behindthenoise.io.geometry import Geometry, coordinates, read_geometry
+from behindthenoise.io.stores import open_group, write_dataset
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Everything that the networks may learn from and be judged by, in memory."""
+
+    noisy: Float[np.ndarray, " image scan c *space"]
+    clean: Float[np.ndarray, " image c *space"]
+    mask: Bool[np.ndarray, " image *space"]
+    split: Split
+    scale: Scale
+    geometry: Geometry
+    gap: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape of one field."""
+        return self.mask.shape[1:]
+
+
+def write(path: Path, pairs: Pairs, extra: dict[str, xr.Variable]) -> dict[str, str]:
+    """Store the pairs and anything that belongs with them; returns the digest of each variable."""
+    space = pairs.geometry.space
+    variables: dict[str, Any] = {
+        "noisy": (("image", "scan", "channel", *space), pairs.noisy),
+        "clean": (("image", "channel", *space), pairs.clean, {"units": pairs.geometry.value_unit}),
+        "mask": (("image", *space), pairs.mask),
+        "role": (("image", *space), pairs.split.role, {"meaning": "0 unused, 1 train, 2 calibration, 3 test"}),
+        "unit": (("image", *space), pairs.split.unit, {"meaning": "block or image that the voxel belongs to; -1 none"}),
+        **extra,
+    }
+    dataset = xr.Dataset(variables, coordinates(pairs.geometry, pairs.shape), attributes(pairs))
+    return write_dataset(path, dataset, space)
+
+
+def attributes(pairs: Pairs) -> dict[str, Any]:
+    """What does not fit into an array."""
+    return {"scale": asdict(pairs.scale), "geometry": asdict(pairs.geometry), "gap": pairs.gap}
+
+
+def read(path: Path) -> Pairs:
+    """
+    The pairs, loaded.
+
+    Raises
+    ------
+    StoreError
+        If the store is absent or incomplete.
+    """
+    try:
+        with xr.open_zarr(path, consolidated=False) as dataset:
+            loaded = dataset.load()
+    except (OSError, ValueError) as problem:
+        raise StoreError(f"pairs {path} cannot be read ({problem}); delete the folder and run the workflow again") from problem
+    role: UInt8[np.ndarray, " image *space"] = loaded["role"].to_numpy()
+    unit: Int[np.ndarray, " image *space"] = loaded["unit"].to_numpy()
+    return Pairs(
+        noisy=loaded["noisy"].to_numpy(),
+        clean=loaded["clean"].to_numpy(),
+        mask=loaded["mask"].to_numpy().astype(bool),
+        split=Split(role, unit),
+        scale=_parse_scale(loaded.attrs["scale"]),
+        geometry=read_geometry(loaded.attrs["geometry"]),
+        gap=loaded.attrs["gap"],
+    )
+
+
+def read_scale(path: Path) -> Scale:
+    """The constants of the scale alone, without the fields."""
+    attributes = open_group(path).attrs.asdict()
+    scale = attributes.get("scale")
+    if not isinstance(scale, dict):
+        raise StoreError(f"pairs {path} hold no scale; delete the folder and run the workflow again")
+    return _parse_scale(scale)
+
+
+def _parse_scale(data: dict[str, Any]) -> Scale:
+    return Scale(**{key: tuple(values) for key, values in data.items()})

@@ -1,0 +1,25 @@
+"""Verb `plan`: memory and graphs → the tiles of one volume, as the layout of its store."""
+
+from pathlib import Path
+
+from behindthenoise.config import InferenceConfig, NetworkConfig
+from behindthenoise.core import memory
+from behindthenoise.core.tiling import tiles
+from behindthenoise.io import volumes
+from behindthenoise.run.models import read_graph
+from behindthenoise.io.record import log
+from behindthenoise.stages import Spec
+
+
+def run(spec: Spec, *, volume: Path, graphs: list[Path], store: Path) -> None:
+    """Write the empty store of the quantiles."""
+    source = volumes.open_input(volume)
+    config = InferenceConfig.model_validate({"tile": spec.sections["inference.tile"], "memory_gb": spec.sections["inference.memory_gb"]})
+    network, components = spec.get("network", NetworkConfig), spec.get("tokens.components", int)
+    drawn = [read_graph(path) for path in graphs]
+    components = min(components, len(drawn) * network.latent)
+    halo, voxel_bytes = memory.ensemble_cost(drawn, network, len(source.geometry.channels), components)
+    core = memory.choose_core(source.shape, halo, voxel_bytes, config.memory_bytes, config.tile_edge)
+    projected = memory.projected_bytes(source.shape, core, halo, voxel_bytes)
+    log(f"plan: {len(tiles(source.shape, core, halo))} tiles of {core} voxels, halo {halo}, at most {projected / 1e9:.2f} GB a job")
+    volumes.create_quantiles(store, source, core, halo, components)

@@ -1,0 +1,20 @@
+"""Verb `tokenize`: embedded sample → the tokens' centroids."""
+
+from pathlib import Path
+
+from behindthenoise.core import tokens as tokenizing
+from behindthenoise.errors import ConfigError
+from behindthenoise.run import models
+from behindthenoise.io.record import log
+from behindthenoise.stages import Spec
+
+
+def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path) -> None:
+    """Write the centroids."""
+    vectors, median = models.read_latents(latents)
+    count = spec.get("tokens.count", int)
+    if count > len(median):
+        raise ConfigError(f"tokens.count is {count}, but only {len(median)} voxels are sampled; ask for fewer tokens")
+    sample = tokenizing.embed(models.read_projection(projection), vectors)
+    models.write_tokens(tokens, tokenizing.fit_tokens(sample, median, count, spec.get("tokens.seed", int)))
+    log(f"tokenize: {count} tokens from {len(sample)} voxels")

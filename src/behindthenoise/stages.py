@@ -1,0 +1,190 @@
+"""
+The verbs of the command line: the part of the config each one reads, and the files it is given.
+
+This table is all that Snakemake and the command line share. It imports nothing heavy.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from behindthenoise.config import Config
+from behindthenoise.errors import ConfigError
+from behindthenoise.provenance import fingerprint
+
+Value = TypeVar("Value")
+VOLUME = "volumes.{volume}"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    One verb.
+
+    Attributes
+    ----------
+    help
+        What the verb does, in one line.
+    sections
+        Dotted keys of the config that it reads: what makes it run again when it changes.
+    paths
+        Options that name a file or folder.
+    lists
+        Options that name several files.
+    module
+        Module of this package that does it; `run.VERB` where empty.
+    """
+
+    help: str
+    sections: tuple[str, ...]
+    paths: tuple[str, ...]
+    lists: tuple[str, ...] = ()
+    module: str = ""
+
+
+STAGES: dict[str, Stage] = {
+    "ingest": Stage(
+        "read or generate the pairs, split them, measure the scale constants",
+        ("pairs", "synthetic", "split", "network.radius_max"),
+        ("store", "manifest"),
+    ),
+    "draw": Stage("draw the graph of one member", ("network", "ensemble.seed"), ("graph",)),
+    "check": Stage(
+        "refuse what would fail later: too few calibration units, tiles that do not fit",
+        ("calibration", "inference", "network", "tokens.components", "split.by"),
+        ("pairs", "manifest"),
+        ("graphs",),
+    ),
+    "train": Stage(
+        "train one member", ("network", "training", "ensemble.seed"), ("pairs", "graph", "weights", "history", "manifest")
+    ),
+    "predict": Stage(
+        "predict the calibration and test data with one member, and sample its latents",
+        ("inference", "network", "tokens.sample", "tokens.seed"),
+        ("pairs", "graph", "weights", "store", "latents", "manifest"),
+    ),
+    "average": Stage("average the members' quantiles", (), ("store", "manifest"), ("members",)),
+    "score": Stage("measure how far the truth lies outside the intervals", ("calibration.score",), ("pairs", "heldout", "scores")),
+    "calibrate": Stage(
+        "choose the thresholds and write the certificate",
+        ("calibration", "split.by"),
+        ("pairs", "scores", "thresholds", "certificate"),
+    ),
+    "evaluate": Stage(
+        "measure coverage, width and accuracy on the test data",
+        ("calibration",),
+        ("pairs", "heldout", "thresholds", "folder", "manifest"),
+        ("members",),
+    ),
+    "embed": Stage("fit the projection of the joined latents", ("tokens.components",), ("projection",), ("latents",)),
+    "tokenize": Stage(
+        "cluster the embedded sample into tokens", ("tokens.count", "tokens.seed"), ("projection", "tokens"), ("latents",)
+    ),
+    "fetch": Stage(
+        "copy one volume into a store of our own", (VOLUME, "pairs", "synthetic"), ("pairs", "store", "manifest")
+    ),
+    "plan": Stage(
+        "choose the tiles of one volume and lay out its store",
+        ("inference.tile", "inference.memory_gb", "network", "tokens.components"),
+        ("volume", "store"),
+        ("graphs",),
+    ),
+    "infer": Stage(
+        "run the ensemble over a share of one volume's tiles",
+        ("network", "inference.threads"),
+        ("pairs", "volume", "projection", "store", "manifest"),
+        ("graphs", "weights"),
+    ),
+    "finish": Stage(
+        "calibrated intervals, tokens and pyramid of one volume",
+        ("calibration.support",),
+        ("volume", "quantiles", "thresholds", "tokens", "store", "manifest"),
+        ("jobs",),
+    ),
+    "gather": Stage(
+        "collect the tables, facts and slices that the report shows",
+        ("pairs", "synthetic", "split", "network", "ensemble", "training", "calibration", "tokens", "dataset"),
+        ("pairs", "evaluation", "certificate", "content"),
+        ("volumes", "records"),
+    ),
+    "report": Stage("draw the figures and the page", (), ("content", "slices", "page"), module="report.draw"),
+}
+
+
+def module_of(stage: str) -> str:
+    """Dotted name, within the package, of the module that does a stage."""
+    return STAGES[stage].module or f"run.{stage}"
+
+
+def specification(config: Config, stage: str, **wildcards: str) -> str:
+    """
+    Everything that the result of a stage depends on besides its input files, as one canonical line of JSON.
+
+    Parameters
+    ----------
+    wildcards
+        Values for the braces in the stage's section names, e.g. `volume`.
+    """
+    content = config.model_dump(mode="json")
+    sections = {key: _look_up(content, key.format(**wildcards)) for key in STAGES[stage].sections}
+    return json.dumps({"code": fingerprint(module_of(stage)), "config": sections}, sort_keys=True)
+
+
+def _look_up(content: Any, key: str) -> Any:
+    """Value at a dotted key; None where a named volume has no section."""
+    for part in key.split("."):
+        content = None if content is None else content.get(part)
+    return content
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A stage's part of the config, read back from `specification`."""
+
+    code: str
+    sections: dict[str, Any]
+
+    @classmethod
+    def parse(cls, text: str, stage: str) -> "Spec":
+        """
+        Specification from its JSON text.
+
+        Raises
+        ------
+        ConfigError
+            If the text is not JSON, or names other sections than the stage reads.
+        """
+        try:
+            data = json.loads(text)
+            code, sections = data["code"], dict(data["config"])
+        except (ValueError, KeyError, TypeError) as problem:
+            raise ConfigError(f"--spec of {stage!r} is not a specification: {text[:80]!r}; the workflow writes it") from problem
+        if set(sections) != set(STAGES[stage].sections):
+            raise ConfigError(
+                f"--spec of {stage!r} has the sections {sorted(sections)}; this version reads {sorted(STAGES[stage].sections)}"
+            )
+        return cls(code, sections)
+
+    def get(self, key: str, kind: type[Value]) -> Value:
+        """
+        One section, checked and typed.
+
+        Raises
+        ------
+        ConfigError
+            If the section is absent or does not have this type.
+        """
+        try:
+            return TypeAdapter(kind).validate_json(json.dumps(self.sections[key]))
+        except ValidationError as problem:
+            raise ConfigError(f"--spec: {key} is {self.sections[key]!r}: {problem.errors()[0]['msg'].lower()}") from None
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for a manifest."""
+        return {"code": self.code, "config": self.sections}
+
+    def find(self, key: str, kind: type[Value]) -> Value | None:
+        """One section, or None where the config has none."""
+        return None if self.sections[key] is None else self.get(key, kind)

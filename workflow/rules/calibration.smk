@@ -1,0 +1,67 @@
+"""From held-out quantiles to thresholds, a certificate, and tables on the test data."""
+
+
+rule score:
+    input:
+        average=f"{R}/ensemble/average.json",
+        token=f"{R}/ensemble/heldout.zarr/zarr.json",
+    output:
+        scores=f"{R}/calibration/scores.npz",
+    log:
+        f"{LOGS}/score.log",
+    benchmark:
+        f"{BENCHMARKS}/score.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        pairs=f"{R}/pairs.zarr",
+        heldout=f"{R}/ensemble/heldout.zarr",
+        spec=spec("score"),
+    shell:
+        "python -m behindthenoise score --pairs {params.pairs:q} --heldout {params.heldout:q} --scores {output.scores:q}"
+        " --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule calibrate:
+    input:
+        scores=f"{R}/calibration/scores.npz",
+    output:
+        thresholds=f"{R}/calibration/thresholds.json",
+        certificate=f"{R}/calibration/certificate.json",
+    log:
+        f"{LOGS}/calibrate.log",
+    benchmark:
+        f"{BENCHMARKS}/calibrate.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        pairs=f"{R}/pairs.zarr",
+        spec=spec("calibrate"),
+    shell:
+        "python -m behindthenoise calibrate --pairs {params.pairs:q} --scores {input.scores:q}"
+        " --thresholds {output.thresholds:q} --certificate {output.certificate:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule evaluate:
+    input:
+        average=f"{R}/ensemble/average.json",
+        thresholds=f"{R}/calibration/thresholds.json",
+    output:
+        manifest=f"{R}/evaluation/evaluate.json",
+        tables=expand(f"{R}/evaluation/{{table}}.csv", table=["channels", "intensity", "units", "ensemble"]),
+    log:
+        f"{LOGS}/evaluate.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        pairs=f"{R}/pairs.zarr",
+        heldout=f"{R}/ensemble/heldout.zarr",
+        members=of_members("heldout.zarr"),
+        folder=f"{R}/evaluation",
+        spec=spec("evaluate"),
+    shell:
+        "python -m behindthenoise evaluate --pairs {params.pairs:q} --heldout {params.heldout:q}"
+        " --thresholds {input.thresholds:q} --members {params.members:q} --folder {params.folder:q}"
+        " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"

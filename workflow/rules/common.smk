@@ -1,0 +1,69 @@
+"""The checked configuration, the names that rules share, and the command that every rule calls."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+SOURCE = Path(workflow.basedir) / "src"
+sys.path.insert(0, str(SOURCE))
+
+from behindthenoise import config as settings
+from behindthenoise.errors import ConfigError
+from behindthenoise.stages import specification
+
+try:
+    CONFIG = settings.parse(config, origin=", ".join(map(str, workflow.configfiles)) or "config")
+except ConfigError as problem:
+    raise WorkflowError(str(problem)) from None
+
+R = f"results/{CONFIG.dataset}"
+LOGS = f"logs/{CONFIG.dataset}"
+BENCHMARKS = f"benchmarks/{CONFIG.dataset}"
+MEMBERS = [f"{member:03d}" for member in range(CONFIG.ensemble.size)]
+VOLUMES = ["field", *CONFIG.volumes]
+
+
+wildcard_constraints:
+    member=r"\d+",
+    volume="|".join(map(re.escape, VOLUMES)),
+    scatteritem=r"\d+-of-\d+",
+
+
+# The code that is fingerprinted is the code that runs, also in a conda environment, which holds other packages only;
+# without conda, the programs beside this Python are found although the environment is not activated.
+shell.prefix(
+    "set -euo pipefail; "
+    f"export PYTHONPATH='{SOURCE}'; "
+    + (
+        ""
+        if workflow.deployment_settings.deployment_method
+        else f"export PATH='{os.path.dirname(sys.executable)}':\"$PATH\"; "
+    )
+)
+
+
+def spec(stage, **wildcards):
+    """What makes a stage run again, as text: its part of the config and a fingerprint of its code."""
+    return specification(CONFIG, stage, **wildcards)
+
+
+def of_members(name):
+    """A file of every member."""
+    return expand(f"{R}/members/{{member}}/{name}", member=MEMBERS)
+
+
+def source_files(sources):
+    """Files that stand for sources; for a Zarr store, its metadata."""
+    found = []
+    for source in filter(None, sources):
+        for path in source.files():
+            inside = [
+                os.path.join(path, array, name)
+                for array in {"", source.array or ""}
+                for name in ("zarr.json", ".zarray", ".zgroup")
+            ]
+            found += [file for file in inside if os.path.exists(file)] if os.path.isdir(path) else [path]
+    return found

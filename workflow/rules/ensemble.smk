@@ -1,0 +1,98 @@
+"""One network per member: its graph, its training, its predictions; then the average."""
+
+
+rule draw:
+    output:
+        graph=f"{R}/members/{{member}}/graph.json",
+    log:
+        f"{LOGS}/draw/{{member}}.log",
+    benchmark:
+        f"{BENCHMARKS}/draw/{{member}}.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        spec=spec("draw"),
+    shell:
+        "python -m behindthenoise draw --member {wildcards.member} --graph {output.graph:q}"
+        " --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule train:
+    input:
+        manifest=f"{R}/pairs.json",
+        token=f"{R}/pairs.zarr/zarr.json",
+        graph=f"{R}/members/{{member}}/graph.json",
+        # only its success matters: what it checks must not train anything again
+        check=ancient(f"{R}/check.json"),
+    output:
+        manifest=f"{R}/members/{{member}}/train.json",
+        weights=f"{R}/members/{{member}}/weights.safetensors",
+        history=f"{R}/members/{{member}}/history.csv",
+    log:
+        f"{LOGS}/train/{{member}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train/{{member}}.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    threads: CONFIG.training.threads
+    resources:
+        gpu=1,
+        mem_mb=4000,
+    params:
+        pairs=f"{R}/pairs.zarr",
+        spec=spec("train"),
+    shell:
+        "python -m behindthenoise train --member {wildcards.member} --pairs {params.pairs:q} --graph {input.graph:q}"
+        " --weights {output.weights:q} --history {output.history:q} --manifest {output.manifest:q}"
+        " --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule predict:
+    input:
+        train=f"{R}/members/{{member}}/train.json",
+        graph=f"{R}/members/{{member}}/graph.json",
+        weights=f"{R}/members/{{member}}/weights.safetensors",
+    output:
+        manifest=f"{R}/members/{{member}}/predict.json",
+        latents=f"{R}/members/{{member}}/latents.npz",
+        token=f"{R}/members/{{member}}/heldout.zarr/zarr.json",
+    log:
+        f"{LOGS}/predict/{{member}}.log",
+    benchmark:
+        f"{BENCHMARKS}/predict/{{member}}.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    threads: CONFIG.inference.threads
+    resources:
+        gpu=1,
+        mem_mb=CONFIG.inference.memory_bytes // 1_000_000,
+    params:
+        pairs=f"{R}/pairs.zarr",
+        store=f"{R}/members/{{member}}/heldout.zarr",
+        spec=spec("predict"),
+    shell:
+        "python -m behindthenoise predict --pairs {params.pairs:q} --graph {input.graph:q} --weights {input.weights:q}"
+        " --store {params.store:q} --latents {output.latents:q} --manifest {output.manifest:q}"
+        " --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule average:
+    input:
+        manifests=of_members("predict.json"),
+        tokens=of_members("heldout.zarr/zarr.json"),
+    output:
+        manifest=f"{R}/ensemble/average.json",
+        token=f"{R}/ensemble/heldout.zarr/zarr.json",
+    log:
+        f"{LOGS}/average.log",
+    benchmark:
+        f"{BENCHMARKS}/average.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        members=of_members("heldout.zarr"),
+        store=f"{R}/ensemble/heldout.zarr",
+        spec=spec("average"),
+    shell:
+        "python -m behindthenoise average --members {params.members:q} --store {params.store:q}"
+        " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"

@@ -1,0 +1,46 @@
+"""One page that tells it all."""
+
+
+rule gather:
+    input:
+        tables=rules.evaluate.output,
+        certificate=f"{R}/calibration/certificate.json",
+        records=of_members("train.json"),
+        finished=expand(f"{R}/volumes/{{volume}}/finish.json", volume=VOLUMES),
+    output:
+        content=f"{R}/report/content.json",
+        slices=f"{R}/report/slices.npz",
+    log:
+        f"{LOGS}/gather.log",
+    benchmark:
+        f"{BENCHMARKS}/gather.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        pairs=f"{R}/pairs.zarr",
+        evaluation=f"{R}/evaluation",
+        volumes=expand(f"{R}/volumes/{{volume}}.ome.zarr", volume=VOLUMES),
+        spec=spec("gather"),
+    shell:
+        "python -m behindthenoise gather --pairs {params.pairs:q} --evaluation {params.evaluation:q}"
+        " --certificate {input.certificate:q} --volumes {params.volumes:q} --records {input.records:q}"
+        " --content {output.content:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule report:
+    input:
+        content=f"{R}/report/content.json",
+        slices=f"{R}/report/slices.npz",
+    output:
+        page=f"{R}/report/report.html",
+    log:
+        f"{LOGS}/report.log",
+    benchmark:
+        f"{BENCHMARKS}/report.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        spec=spec("report"),
+    shell:
+        "python -m behindthenoise report --content {input.content:q} --slices {input.slices:q} --page {output.page:q}"
+        " --spec {params.spec:q} > {log:q} 2>&1"

@@ -1,0 +1,109 @@
+"""Whole fields and volumes: fetched, planned, inferred by several jobs, finished."""
+
+
+def volume_files(wildcards):
+    """Source files of one volume; none where it is generated or is the training field."""
+    volume = CONFIG.volumes.get(wildcards.volume)
+    return source_files([volume.noisy, volume.mask] if volume else [])
+
+
+rule fetch:
+    input:
+        sources=volume_files,
+        pairs=f"{R}/pairs.json",
+        token=f"{R}/pairs.zarr/zarr.json",
+    output:
+        manifest=f"{R}/volumes/{{volume}}/input.json",
+        token=f"{R}/volumes/{{volume}}/input.zarr/zarr.json",
+    log:
+        f"{LOGS}/fetch/{{volume}}.log",
+    benchmark:
+        f"{BENCHMARKS}/fetch/{{volume}}.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        pairs=f"{R}/pairs.zarr",
+        store=f"{R}/volumes/{{volume}}/input.zarr",
+        spec=lambda wildcards: spec("fetch", volume=wildcards.volume),
+    shell:
+        "python -m behindthenoise fetch --name {wildcards.volume:q} --pairs {params.pairs:q} --store {params.store:q}"
+        " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule plan:
+    input:
+        manifest=f"{R}/volumes/{{volume}}/input.json",
+        token=f"{R}/volumes/{{volume}}/input.zarr/zarr.json",
+        graphs=of_members("graph.json"),
+    output:
+        # its content differs each time it is made: a store that was laid out anew is filled anew
+        token=f"{R}/volumes/{{volume}}/quantiles.zarr/zarr.json",
+    log:
+        f"{LOGS}/plan/{{volume}}.log",
+    benchmark:
+        f"{BENCHMARKS}/plan/{{volume}}.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        volume=f"{R}/volumes/{{volume}}/input.zarr",
+        store=f"{R}/volumes/{{volume}}/quantiles.zarr",
+        spec=spec("plan"),
+    shell:
+        "python -m behindthenoise plan --volume {params.volume:q} --graphs {input.graphs:q} --store {params.store:q}"
+        " --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule infer:
+    input:
+        volume=f"{R}/volumes/{{volume}}/input.json",
+        token=f"{R}/volumes/{{volume}}/quantiles.zarr/zarr.json",
+        projection=f"{R}/latents/projection.npz",
+        graphs=of_members("graph.json"),
+        weights=of_members("weights.safetensors"),
+    output:
+        manifest=f"{R}/volumes/{{volume}}/jobs/{{scatteritem}}.json",
+    log:
+        f"{LOGS}/infer/{{volume}}/{{scatteritem}}.log",
+    benchmark:
+        f"{BENCHMARKS}/infer/{{volume}}/{{scatteritem}}.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    threads: CONFIG.inference.threads
+    resources:
+        gpu=1,
+        mem_mb=CONFIG.inference.memory_bytes // 1_000_000,
+    params:
+        pairs=f"{R}/pairs.zarr",
+        volume=f"{R}/volumes/{{volume}}/input.zarr",
+        store=f"{R}/volumes/{{volume}}/quantiles.zarr",
+        spec=spec("infer"),
+    shell:
+        "python -m behindthenoise infer --share {wildcards.scatteritem} --pairs {params.pairs:q} --volume {params.volume:q}"
+        " --graphs {input.graphs:q} --weights {input.weights:q} --projection {input.projection:q}"
+        " --store {params.store:q} --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule finish:
+    input:
+        token=f"{R}/volumes/{{volume}}/quantiles.zarr/zarr.json",
+        jobs=gather.share(f"{R}/volumes/{{{{volume}}}}/jobs/{{scatteritem}}.json"),
+        thresholds=f"{R}/calibration/thresholds.json",
+        tokens=f"{R}/latents/tokens.npz",
+    output:
+        manifest=f"{R}/volumes/{{volume}}/finish.json",
+        token=f"{R}/volumes/{{volume}}.ome.zarr/zarr.json",
+    log:
+        f"{LOGS}/finish/{{volume}}.log",
+    benchmark:
+        f"{BENCHMARKS}/finish/{{volume}}.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        volume=f"{R}/volumes/{{volume}}/input.zarr",
+        quantiles=f"{R}/volumes/{{volume}}/quantiles.zarr",
+        store=f"{R}/volumes/{{volume}}.ome.zarr",
+        spec=spec("finish"),
+    shell:
+        "python -m behindthenoise finish --volume {params.volume:q} --quantiles {params.quantiles:q} --jobs {input.jobs:q}"
+        " --thresholds {input.thresholds:q} --tokens {input.tokens:q} --store {params.store:q}"
+        " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
