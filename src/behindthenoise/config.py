@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator, Strict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, field_validator, model_validator
 
 from behindthenoise.errors import ConfigError
 
 Axis = Literal["image", "scan", "channel", "z", "y", "x"]
 Role = Literal["train", "calibration", "test"]
-SPACE_AXES: tuple[Axis, ...] = ("z", "y", "x")
+SPACE_AXES: tuple[Literal["z", "y", "x"], ...] = ("z", "y", "x")
 
 
 def _names(value: object) -> object:
@@ -58,7 +58,6 @@ class Source(Section):
     )
     factor: Real = Field(default=1.0, description="Stored values are multiplied by this on reading.")
 
-
     @field_validator("axes")
     @classmethod
     def _axes_make_sense(cls, axes: tuple[Axis, ...] | None) -> tuple[Axis, ...] | None:
@@ -73,16 +72,15 @@ class Source(Section):
 
 # a path alone may stand for a source
 SourceOrPath = Annotated[
-    Source, BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value, json_schema_input_type=Source | str)
+    Source,
+    BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value, json_schema_input_type=Source | str),
 ]
 
 
 class Selection(Section):
     """Which part of an array is used."""
 
-    channels: tuple[str, ...] | None = Field(
-        default=None, description="Channels to use, by name and in this order; null uses all."
-    )
+    channels: tuple[str, ...] | None = Field(default=None, description="Channels to use, by name and in this order; null uses all.")
     crop: dict[Literal["z", "y", "x"], Span] = Field(
         default_factory=dict, description="First and one-past-last voxel to use along an axis, e.g. {y: [0, 256]}."
     )
@@ -141,7 +139,6 @@ class VolumeConfig(Selection):
     synthetic: tuple[Annotated[Int, Field(ge=8)], ...] | None = Field(
         default=None, description="Shape of a field generated like the training pairs; only with `synthetic` pairs."
     )
-
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> "VolumeConfig":
@@ -208,7 +205,9 @@ class NetworkConfig(Section):
         default=(1, 2, 3, 4), min_length=1, description="Dilations to draw from, one per node."
     )
     radius_max: Int = Field(
-        default=16, ge=1, description="Bound on the receptive radius in voxels: sets the halo of a tile and the gap of the split."
+        default=16,
+        ge=1,
+        description="Bound on the receptive radius in voxels: sets the halo of a tile and the gap of the split.",
     )
     skip_decay: Real = Field(default=0.5, ge=0, description="alpha: a skip over d nodes has weight exp(-alpha d).")
     degree_decay: Real = Field(default=0.5, ge=0, description="gamma: an out-degree k has weight k^-gamma.")

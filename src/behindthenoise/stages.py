@@ -82,9 +82,7 @@ STAGES: dict[str, Stage] = {
     "tokenize": Stage(
         "cluster the embedded sample into tokens", ("tokens.count", "tokens.seed"), ("projection", "tokens"), ("latents",)
     ),
-    "fetch": Stage(
-        "copy one volume into a store of our own", (VOLUME, "pairs", "synthetic"), ("pairs", "store", "manifest")
-    ),
+    "fetch": Stage("copy one volume into a store of our own", (VOLUME, "pairs", "synthetic"), ("pairs", "store", "manifest")),
     "plan": Stage(
         "choose the tiles of one volume and lay out its store",
         ("inference.tile", "inference.memory_gb", "network", "tokens.components"),
@@ -105,7 +103,7 @@ STAGES: dict[str, Stage] = {
     ),
     "gather": Stage(
         "collect the tables, facts and slices that the report shows",
-        ("pairs", "synthetic", "split", "network", "ensemble", "training", "calibration", "tokens", "dataset"),
+        tuple(Config.model_fields),
         ("pairs", "evaluation", "certificate", "content"),
         ("volumes", "records"),
     ),

@@ -217,8 +217,7 @@ def test_the_certificate_says_what_is_promised_and_survives_json():
     assert {key: record[key] for key in expected} == expected
     assert "The 3 scans of a field share one clean image" in record["assumptions"][-1]
     assert not any(
-        "scans of a field" in line
-        for line in certificate(np.ones(9, int), 0.0, TENTH, unit_kind="image", scans=1)["assumptions"]
+        "scans of a field" in line for line in certificate(np.ones(9, int), 0.0, TENTH, unit_kind="image", scans=1)["assumptions"]
     )
 
 

@@ -80,9 +80,7 @@ def test_the_coverage_interval_weighs_units_by_their_voxels():
 
 def test_the_coverage_interval_is_repeatable_and_needs_two_units():
     hits, counts = np.arange(10, 30), np.full(20, 30)
-    assert coverage_interval(hits, counts, np.random.default_rng(1)) == coverage_interval(
-        hits, counts, np.random.default_rng(1)
-    )
+    assert coverage_interval(hits, counts, np.random.default_rng(1)) == coverage_interval(hits, counts, np.random.default_rng(1))
     assert np.isnan(coverage_interval(hits[:1], counts[:1], np.random.default_rng(1))).all()
 
 
@@ -134,9 +132,7 @@ def test_tied_values_make_fewer_bins():
 @given(st.floats(0.01, 100), st.floats(-100, 100))
 def test_gain_and_offset_are_found_without_being_flattened_by_noise(gain, offset):
     clean = normal(20_000).astype(np.float32)
-    noisy = (
-        gain * (clean + normal(20_000, seed=1)) + offset
-    )  # as strong as the signal: the inverse regression would give 2 gain
+    noisy = gain * (clean + normal(20_000, seed=1)) + offset  # as strong as the signal: the inverse regression would give 2 gain
     found_gain, found_offset = match_intensity(noisy, clean)
     assert found_gain == pytest.approx(gain, rel=0.03)
     assert (found_offset - offset) / gain == pytest.approx(0, abs=0.03)

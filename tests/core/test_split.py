@@ -46,9 +46,7 @@ def eroded(territory, gap):
 @small
 @example((2, 20, 28), SplitConfig(block=7), 2, 0, 0.6)
 @example((1, 5, 14, 14), SplitConfig(block=7), 1, 0, 0.9)
-@given(
-    shapes, settings_of_split, st.sampled_from([0, 1, 1, 2, 2, 3, 6]), st.integers(0, 99), st.sampled_from([0.1, 0.6, 0.9, 1.0])
-)
+@given(shapes, settings_of_split, st.sampled_from([0, 1, 1, 2, 2, 3, 6]), st.integers(0, 99), st.sampled_from([0.1, 0.6, 0.9, 1.0]))
 def test_split_keeps_what_a_brute_force_search_of_distances_keeps(shape, config, gap, seed, density):
     corners = (slice(None), *(slice(None, None, config.block) for _ in shape[1:]))
     mask = np.random.default_rng(seed).random(shape) < density

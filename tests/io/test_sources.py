@@ -230,9 +230,7 @@ def test_the_names_in_the_config_win_over_those_in_the_file(tmp_path):
     assert open_source(Source(path=str(tmp_path / "a.zarr"), axes="image z x y")).dims == ("image", "z", "x", "y")
 
 
-@pytest.mark.parametrize(
-    "attributes", [{"elements": ["Si", "Al", "Fe"]}, {"lines": {"Si": [1, 2], "Al": [2, 3], "Fe": [3, 4]}}]
-)
+@pytest.mark.parametrize("attributes", [{"elements": ["Si", "Al", "Fe"]}, {"lines": {"Si": [1, 2], "Al": [2, 3], "Fe": [3, 4]}}])
 @pytest.mark.parametrize("where", ["group", "array"])
 def test_channels_are_named_by_the_attributes_of_a_zarr(tmp_path, attributes, where):
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", attributes=attributes if where == "group" else {})
@@ -437,9 +435,7 @@ def test_a_wrong_number_of_axes_is_refused_with_both_numbers(tmp_path):
 
 
 def test_a_deep_array_without_names_asks_for_axes(tmp_path):
-    with pytest.raises(
-        SourceError, match=r"a\.npy \(3 x 6 x 7\) has the axes \(unnamed\) \(unnamed\) \(unnamed\).*give `axes`"
-    ):
+    with pytest.raises(SourceError, match=r"a\.npy \(3 x 6 x 7\) has the axes \(unnamed\) \(unnamed\) \(unnamed\).*give `axes`"):
         open_source(Source(path=save_one(tmp_path / "a.npy", IMAGE[0])))
 
 

@@ -23,7 +23,8 @@ class Graph:
     targets
         Hidden nodes that each node feeds, in rising order; all larger than the node itself.
     outputs
-        Nodes whose features enter the latent through a 1x1 convolution; the input always does.
+        Hidden nodes whose features enter the latent through a 1x1 convolution. The input itself does not: the heads see it
+        anyway, and a latent that holds single noisy voxels gives speckled tokens.
     width
         Channels that one edge carries.
     """
@@ -117,7 +118,7 @@ def draw(config: NetworkConfig, random: np.random.Generator) -> Graph:
     feeding = {node for node in range(1, depth + 1) if targets[node]}
     hidden = set(range(1, depth + 1))
     targets[0] = sorted((hidden - fed) | _draw_share(fed, config.input_share, random))
-    outputs = sorted({0} | (hidden - feeding) | _draw_share(feeding, config.output_share, random))
+    outputs = sorted((hidden - feeding) | _draw_share(feeding, config.output_share, random))
     return Graph(tuple(chosen), tuple(map(tuple, targets)), tuple(outputs), config.width)
 
 

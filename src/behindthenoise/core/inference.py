@@ -34,15 +34,15 @@ class Scale:
 
     def standardise_clean(self, clean: Float[np.ndarray, " *shape"], axis: int) -> Float[np.ndarray, " *shape"]:
         """Clean values in standard units."""
-        return (clean - _along(self.clean_shift, axis, clean.ndim)) / _along(self.clean_scale, axis, clean.ndim)
+        return np.asarray((clean - _along(self.clean_shift, axis, clean.ndim)) / _along(self.clean_scale, axis, clean.ndim))
 
     def restore_clean(self, values: Float[np.ndarray, " *shape"], axis: int) -> Float[np.ndarray, " *shape"]:
         """Standard units back into those of the clean image."""
-        return values * _along(self.clean_scale, axis, values.ndim) + _along(self.clean_shift, axis, values.ndim)
+        return np.asarray(values * _along(self.clean_scale, axis, values.ndim) + _along(self.clean_shift, axis, values.ndim))
 
     def match_noisy(self, noisy: Float[np.ndarray, " *shape"], axis: int) -> Float[np.ndarray, " *shape"]:
         """Noisy values on the clean image's scale."""
-        return (noisy - _along(self.offset, axis, noisy.ndim)) / _along(self.gain, axis, noisy.ndim)
+        return np.asarray((noisy - _along(self.offset, axis, noisy.ndim)) / _along(self.gain, axis, noisy.ndim))
 
 
 @dataclass(frozen=True)

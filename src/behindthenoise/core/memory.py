@@ -41,9 +41,7 @@ def projected_bytes(shape: Sequence[int], core: Sequence[int], halo: int, voxel_
     return BASELINE_BYTES + voxel_bytes * read_size(shape, core, halo)
 
 
-def choose_core(
-    shape: Sequence[int], halo: int, voxel_bytes: int, memory_bytes: int, tile: int | None
-) -> tuple[int, ...]:
+def choose_core(shape: Sequence[int], halo: int, voxel_bytes: int, memory_bytes: int, tile: int | None) -> tuple[int, ...]:
     """
     Core of a tile that fits the memory: the one asked for, or the largest in steps of 16 voxels.
 

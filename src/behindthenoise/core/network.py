@@ -80,6 +80,7 @@ class Network(nn.Module):
         """
         for convolution in self._convolutions():
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=random)
+            assert convolution.bias is not None
             nn.init.zeros_(convolution.bias)
         noisy = noisy.contiguous(memory_format=self.layout)
         hooks = [convolution.register_forward_hook(_standardise_output) for convolution in self._convolutions()]

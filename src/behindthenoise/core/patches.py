@@ -48,7 +48,7 @@ class Grid:
         """
         Grid whose windows are `patch` wide, or a little wider, so that the last one ends where the axis ends.
 
-        Windows overlap by twice the border, so that every voxel is inside some window. An axis shorter than the patch is one window.
+        Windows overlap by twice the border, so that every voxel is inside some window. A short axis is one window.
         """
         if size <= patch:
             return cls(size, size, size, 1)
@@ -127,4 +127,5 @@ def _frames(quilt: NCYXQuilt | NCZYXQuilt, grids: list[Grid], border: int) -> Fl
         low[:width] = low[width].clone()
         high = frames.select(axis, grid.count - 1).movedim(axis + len(grids) - 1, 0)
         high[-width:] = high[-width - 1].clone()
-    return frames.reshape(-1, 1, *weight.shape)
+    reshaped: Tensor = frames.reshape(-1, 1, *weight.shape)
+    return reshaped

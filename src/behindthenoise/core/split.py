@@ -103,6 +103,11 @@ def units_of(split: Split, role: int | np.uint8) -> Int32[np.ndarray, " unit"]:
     return np.unique(split.unit[split.role == role])
 
 
+def shown_image(split: Split) -> int:
+    """Index of the image that stands for the training field where one is shown: the first that holds test voxels."""
+    return int(np.argmax((split.role == TEST).reshape(len(split.role), -1).any(axis=1)))
+
+
 def training_units(split: Split) -> Int32[np.ndarray, " unit"]:
     """Ids of the units that train, rising."""
     return units_of(split, TRAIN)

@@ -137,10 +137,7 @@ def scene(config: SyntheticConfig, shape: tuple[int, ...], index: int) -> Scene:
     clean = _rendered(drawn, look, EDGE * log(2) / radius)
     scan = {"asymmetric": asymmetric, "poisson": poisson}[config.noise]
     noisy = [
-        [
-            scan(image, config.dose, _generator(config, SCANS, index, repeat, channel, *shape))
-            for channel, image in enumerate(clean)
-        ]
+        [scan(image, config.dose, _generator(config, SCANS, index, repeat, channel, *shape)) for channel, image in enumerate(clean)]
         for repeat in range(config.scans)
     ]
     labels = np.where(drawn.strength >= 0.5, drawn.owner, np.uint8(0))

@@ -74,4 +74,5 @@ def read_size(shape: Sequence[int], core: Sequence[int], halo: int) -> int:
 
 def crop(array: Shaped[np.ndarray, " *read"], tile: Tile) -> Shaped[np.ndarray, " *core"]:
     """The core of what was computed on a tile's read region."""
-    return array[(..., *tile.inside)]
+    lead = (slice(None),) * (array.ndim - len(tile.segments))
+    return np.asarray(array[lead + tile.inside])

@@ -27,7 +27,9 @@ def draw_sample(trains: Bool[np.ndarray, " image *space"], size: int, seed: int)
     return np.sort(chosen)
 
 
-def fit_projection(latents: Sequence[Float[np.ndarray, " n latent"]], components: int) -> tuple[Projection, Float[np.ndarray, " component"]]:
+def fit_projection(
+    latents: Sequence[Float[np.ndarray, " n latent"]], components: int
+) -> tuple[Projection, Float[np.ndarray, " component"]]:
     """
     Projection of the joined latents of all members, and the share of variance that each component explains.
 
@@ -77,16 +79,14 @@ def fit_tokens(
     return TokenModel(clusters.cluster_centers_[np.argsort(means, kind="stable")].astype(np.float32))
 
 
-def assign(
-    model: TokenModel, embedding: Float[np.ndarray, " component *space"]
-) -> UInt8[np.ndarray, " *space"]:
+def assign(model: TokenModel, embedding: Float[np.ndarray, " component *space"]) -> UInt8[np.ndarray, " *space"]:
     """Number of the nearest token of every voxel, from 1; 0 where the embedding is NaN (masked)."""
     points = embedding.reshape(len(embedding), -1)
     nearness = model.centroids @ points - 0.5 * (model.centroids**2).sum(axis=1)[:, None]
     labels = (np.argmax(nearness, axis=0) + 1).astype(np.uint8)
     labels[_masked(points)] = UNASSIGNED
-    return labels.reshape(embedding.shape[1:])
+    return np.asarray(labels.reshape(embedding.shape[1:]))
 
 
 def _masked(points: Float[np.ndarray, " component n"]) -> Bool[np.ndarray, " n"]:
-    return np.isnan(points).any(axis=0)
+    return np.asarray(np.isnan(points).any(axis=0))

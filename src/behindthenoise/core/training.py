@@ -87,7 +87,7 @@ def train(
     history: list[Progress] = []
     running, start = 0.0, time.monotonic()
     for step in range(1, config.steps + 1):
-        rate = schedule.get_last_lr()[0]
+        rate = float(schedule.get_last_lr()[0])
         running += _step(network, patches, config, optimiser, random) / interval
         schedule.step()
         if step % interval and step < config.steps:
@@ -125,11 +125,10 @@ def _step(
 ) -> float:
     """One optimiser step on a random batch; returns its loss."""
     batch = _draw_batch(patches, config.batch, random)
-    tensors = (patches.noisy[batch[:, 0]], patches.clean[batch[:, 1]], patches.weight[batch[:, 1]])
+    noisy, clean, weight = patches.noisy[batch[:, 0]], patches.clean[batch[:, 1]], patches.weight[batch[:, 1]]
     if config.flips:
         axes = [axis + 2 for axis in range(network.ndim) if torch.randint(2, (1,), generator=random).item()]
-        tensors = tuple(tensor.flip(axes) for tensor in tensors)
-    noisy, clean, weight = tensors
+        noisy, clean, weight = noisy.flip(axes), clean.flip(axes), weight.flip(axes)
     quantiles, _ = network(noisy)
     loss = pinball(quantiles, clean, weight, config.quantiles)
     optimiser.zero_grad(set_to_none=True)

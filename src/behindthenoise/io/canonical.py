@@ -19,7 +19,7 @@ def canonical(source: Source, selection: Selection, leading: tuple[str, ...]) ->
         )
     origin = array.attrs["origin"]
     absent = [name for name in leading if name not in array.dims]
-    array = array.expand_dims({name: 1 for name in absent})
+    array = array.expand_dims(dict.fromkeys(absent, 1))
     if "channel" in absent:
         array = array.assign_coords(channel=["value"])
     array = array.transpose(*leading, *space)

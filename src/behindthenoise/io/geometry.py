@@ -28,6 +28,4 @@ def coordinates(geometry: Geometry, shape: tuple[int, ...]) -> dict[str, Any]:
 
 def read_geometry(data: dict[str, Any]) -> Geometry:
     """Geometry from plain data."""
-    return Geometry(
-        tuple(data["space"]), tuple(data["spacing"]), data["unit"], tuple(data["channels"]), data["value_unit"]
-    )
+    return Geometry(tuple(data["space"]), tuple(data["spacing"]), data["unit"], tuple(data["channels"]), data["value_unit"])

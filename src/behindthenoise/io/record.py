@@ -23,7 +23,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain data whole or not at all: a file of this name is never half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, path)
 
 
@@ -64,7 +64,12 @@ def recorded(verb: str, options: Mapping[str, object]) -> Iterator[None]:
     log(f"{verb}: done in {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB")
     target = next((options[key] for key in ("manifest", "certificate", "page") if key in options), None)
     if isinstance(target, Path):
-        write_json(target.with_suffix(".run.json"), {"verb": verb, "seconds": seconds, "peak_memory_bytes": peak, **environment()})
+        write_json(run_record(target), {"verb": verb, "seconds": seconds, "peak_memory_bytes": peak, **environment()})
+
+
+def run_record(manifest: Path) -> Path:
+    """Where the record of the job that wrote a manifest stands."""
+    return manifest.with_suffix(".run.json")
 
 
 def environment() -> dict[str, Any]:
@@ -87,7 +92,8 @@ def peak_memory_bytes() -> int:
 
 def log(message: str) -> None:
     """One line with the time of day on standard error, which the workflow keeps as the job's log."""
-    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {message}\n")
+    sys.stderr.flush()
 
 
 class Countdown:

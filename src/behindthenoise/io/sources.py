@@ -473,7 +473,7 @@ def _lazy(values: ArrayLike, dims: Sequence[Axis], factor: float) -> xr.DataArra
     """Dask array of the values in blocks of whole stored chunks, in native byte order or scaled to float32."""
     chunk = getattr(values, "chunks", None) or (1,) * len(values.shape)
     block = _block(values.shape, chunk, values.dtype.itemsize)
-    array = xr.DataArray(da.from_array(values, chunks=block), dims=dims)  # type: ignore[no-untyped-call]  # dask's
+    array = xr.DataArray(da.from_array(values, chunks=block), dims=dims)
     if factor != 1:
         return array.astype(np.float32) * np.float32(factor)
     # Torch refuses the other byte order, which ImageJ writes.

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
@@ -28,7 +29,7 @@ def create_group(path: Path, attributes: Mapping[str, Any]) -> zarr.Group:
 
 def create_array(
     group: zarr.Group, name: str, shape: Sequence[int], *, dtype: str, chunks: Sequence[int], dims: Sequence[str]
-) -> zarr.Array:
+) -> zarr.Array[Any]:
     """A new array: compressed, with a check sum on every chunk; floats are NaN and integers 0 until written."""
     return group.create_array(
         name,
@@ -57,7 +58,7 @@ def open_group(path: Path, mode: str = "r") -> zarr.Group:
         raise StoreError(f"store {path} cannot be opened ({problem}); delete its folder and run the workflow again") from problem
 
 
-def get_array(group: zarr.Group, name: str) -> zarr.Array:
+def get_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """
     An array of a store.
 
@@ -77,7 +78,7 @@ def new_instance() -> str:
     return uuid.uuid4().hex
 
 
-def digest(array: zarr.Array, region: tuple[slice, ...] | None = None) -> str:
+def digest(array: zarr.Array[Any], region: tuple[slice, ...] | None = None) -> str:
     """
     SHA-256 of an array's values, read chunk by chunk; independent of compression, not of the chunks' shape.
 
@@ -117,3 +118,10 @@ def write_dataset(path: Path, dataset: xr.Dataset, space: Sequence[str]) -> dict
     chunked.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
     group = open_group(path)
     return {str(name): digest(get_array(group, str(name))) for name in sorted(map(str, dataset.data_vars))}
+
+
+def fill(sources: Sequence[da.Array], targets: Sequence[zarr.Array[Any]]) -> None:
+    """Write dask arrays into stored ones, a chunk at a time by several threads: no two threads share a chunk."""
+    aligned = [source.rechunk(target.chunks) for source, target in zip(sources, targets, strict=True)]
+    # dask's types know arrays in memory only as targets
+    da.store(aligned, list(targets), lock=False, scheduler="threads")  # type: ignore[arg-type]

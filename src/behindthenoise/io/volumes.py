@@ -1,6 +1,7 @@
 """Stores of one volume: its input in canonical form, the ensemble's quantiles, the finished OME-Zarr."""
 
 from collections.abc import Sequence
+from colorsys import hls_to_rgb
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ STATISTICS = ("lower", "median", "upper", "width")
 class Volume:
     """The input of one volume, lazily: arrays are read region by region."""
 
-    noisy: zarr.Array  # (channel, *space)
-    mask: zarr.Array  # (*space)
+    noisy: zarr.Array[Any]  # (channel, *space)
+    mask: zarr.Array[Any]  # (*space)
     geometry: Geometry
 
     @property
@@ -82,6 +83,31 @@ def create_quantiles(path: Path, volume: Volume, core: Sequence[int], halo: int,
     )
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the store of the quantiles was laid out: which creation of it, the core of a tile, and the halo it was planned for."""
+
+    instance: str
+    core: tuple[int, ...]
+    halo: int
+
+
+def read_layout(group: zarr.Group) -> Layout:
+    """
+    Layout of a store of quantiles.
+
+    Raises
+    ------
+    StoreError
+        If it has none.
+    """
+    data: dict[str, Any] = dict(group.attrs.asdict())
+    try:
+        return Layout(data["instance"], tuple(data["core"]), data["halo"])
+    except (KeyError, TypeError) as problem:
+        raise StoreError(f"store {group.store_path} has no layout; delete its folder and run the workflow again") from problem
+
+
 def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[int]], tokens: int) -> zarr.Group:
     """
     Lay out the finished volume: OME-Zarr 0.5 with a pyramid, and the tokens as labels.
@@ -125,7 +151,9 @@ def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[
                 "version": "0.5",
                 "multiscales": [_multiscale(geometry, "tokens", levels, channels=False)],
                 "image-label": {
-                    "colors": [{"label-value": index, "rgba": list(colour)} for index, colour in enumerate(colours(tokens), start=1)],
+                    "colors": [
+                        {"label-value": index, "rgba": list(colour)} for index, colour in enumerate(colours(tokens), start=1)
+                    ],
                     "source": {"image": "../../"},
                 },
             }
@@ -138,8 +166,6 @@ def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[
 
 def colours(count: int) -> list[tuple[int, int, int, int]]:
     """Distinct opaque colours, a golden angle of hue apart at two lightnesses."""
-    from colorsys import hls_to_rgb
-
     shades = [hls_to_rgb(index * 0.618034 % 1, 0.45 + 0.2 * (index % 2), 0.7) for index in range(count)]
     return [(round(255 * red), round(255 * green), round(255 * blue), 255) for red, green, blue in shades]
 
@@ -173,4 +199,9 @@ def _multiscale(geometry: Geometry, name: str, levels: Sequence[Sequence[int]], 
 
 def _display(label: str) -> dict[str, Any]:
     """How a viewer shows a channel at first: medians only."""
-    return {"label": label, "color": "FFFFFF", "active": label.endswith(" median"), "window": {"start": 0, "end": 1, "min": 0, "max": 1}}
+    return {
+        "label": label,
+        "color": "FFFFFF",
+        "active": label.endswith(" median"),
+        "window": {"start": 0, "end": 1, "min": 0, "max": 1},
+    }

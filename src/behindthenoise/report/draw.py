@@ -13,7 +13,7 @@ from behindthenoise.stages import Spec
 ARRAYS = ("noisy", "lower", "median", "upper", "clean", "tokens", "role")
 
 
-def run(spec: Spec, *, content: Path, slices: Path, page: Path) -> None:  # noqa: ARG001  # every verb takes its specification
+def run(spec: Spec, *, content: Path, slices: Path, page: Path) -> None:
     """Write the page and, beside it, its figures."""
     data = json.loads(content.read_text())
     with np.load(slices) as arrays:
@@ -23,6 +23,6 @@ def run(spec: Spec, *, content: Path, slices: Path, page: Path) -> None:  # noqa
 
 def read_slice(meta: dict[str, Any], arrays: Any) -> Slice:
     """A slice from its description and the arrays `NAME/FIELD`; absent arrays are None."""
-    found = {key: arrays[f"{meta['name']}/{key}"] for key in ARRAYS if f"{meta['name']}/{key}" in arrays}
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in meta.items()}
-    return Slice(**plain, **found)
+    found: dict[str, Any] = {key: arrays[f"{meta['name']}/{key}"] for key in ARRAYS if f"{meta['name']}/{key}" in arrays}
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in meta.items()}
+    return Slice(**given, **found)

@@ -46,7 +46,9 @@ ROLES = ("unused", "training", "calibration", "test")
 ROLE_COLOURS = ("#e4e4e4", "#0072b2", "#e69f00", "#009e73")
 _TEST = 3
 _NO_DATA = "#d9d9d9"
-_VALUES, _WIDTHS, _GREYS = (colormaps[name].with_extremes(bad=_NO_DATA) for name in ("viridis", "magma", "gray"))
+_CLEAR = (0.0, 0.0, 0.0, 0.0)
+_VALUES, _WIDTHS = (colormaps[name].with_extremes(bad=_NO_DATA) for name in ("viridis", "magma"))
+_GREYS = colormaps["gray"].with_extremes(bad=_CLEAR)
 _BLUE, _ORANGE, _GREEN, _DARK = "#0072b2", "#d55e00", "#009e73", "#222222"
 _MARKERS = "osD^vPX*<>"
 
@@ -284,9 +286,10 @@ def tokens(plane: Slice) -> Figure:
     per_column = -(-present.size // legend_columns)
     figure = Figure(figsize=(PAGE_WIDTH, max(height + 0.9, 0.6 + 0.19 * (per_column + 1))), layout="compressed")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    cmap = ListedColormap([token_colour(token) for token in range(1, highest + 1)]).with_extremes(bad=(0, 0, 0, 0))
-    # Pixels without data let the hatched background through.
-    left.patch.set(facecolor="white", hatch="////", edgecolor="#bbbbbb", linewidth=0)
+    cmap = ListedColormap([token_colour(token) for token in range(1, highest + 1)]).with_extremes(bad=_CLEAR)
+    for panel in (left, right):
+        # Pixels without data let the hatched background through.
+        panel.patch.set(facecolor="white", hatch="////", edgecolor="#bbbbbb", linewidth=0)
     _image(left, plane, np.where(plane.tokens > 0, plane.tokens, np.nan), cmap, Normalize(0.5, highest + 0.5))
     left.set_title("tokens")
     drawn = _image(right, plane, plane.median[0], _GREYS, _robust(plane.median[0]))
@@ -349,9 +352,7 @@ def _profile(panel: Axes, plane: Slice, where: tuple[int, int, slice], position:
         inside: Bool[np.ndarray, " col"] = plane.role[where[1:]] == _TEST
         if not inside.all():
             axis = panel.get_xaxis_transform()
-            panel.fill_between(
-                position, 0, 1, where=~inside, step="mid", color="#f1f1f1", transform=axis, label="not test data"
-            )
+            panel.fill_between(position, 0, 1, where=~inside, step="mid", color="#f1f1f1", transform=axis, label="not test data")
     panel.plot(position, noisy, ".", color="#9a9a9a", markersize=4, label="noisy")
     for beyond, marker, edge in ((noisy > top, "^", top), (noisy < bottom, "v", bottom)):
         if beyond.any():

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from behindthenoise.config import NetworkConfig
 from behindthenoise.core import graph as graphs
-from behindthenoise.run.models import write_graph
 from behindthenoise.io.record import log
+from behindthenoise.run.models import write_graph
 from behindthenoise.stages import Spec
 
 

@@ -7,13 +7,13 @@ import numpy as np
 from behindthenoise.config import CalibrationConfig
 from behindthenoise.core import calibration, metrics
 from behindthenoise.core.split import TEST
-from behindthenoise.run import heldout as held_out
-from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.io import tables
-from behindthenoise.run.heldout import HeldOut
-from behindthenoise.run.pairs import Pairs
 from behindthenoise.io.record import file_digest, log, read_json, write_json
 from behindthenoise.io.tables import Value
+from behindthenoise.run import heldout as held_out
+from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run.heldout import HeldOut
+from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
 
 Row = dict[str, Value]
@@ -27,7 +27,8 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, thresholds: Path, members: li
     rows: dict[str, list[Row]] = {name: [] for name in TABLES}
     for channel, name in enumerate(loaded.geometry.channels):
         found = held_out.select(loaded, heldout, int(TEST), channel)
-        lower, upper = calibration.apply(*found.quantiles, chosen["thresholds"][channel], config.support)
+        low, median, high = found.quantiles
+        lower, upper = calibration.apply(low, median, high, chosen["thresholds"][channel], config.support)
         noisy = calibration.apply(found.noisy, found.noisy, found.noisy, chosen["noisy_thresholds"][channel], config.support)
         row = summarise(found, (lower, upper), noisy, config)
         log(f"evaluate: {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))

@@ -8,13 +8,14 @@ import xarray as xr
 
 from behindthenoise.config import PairsConfig, Selection, SyntheticConfig, VolumeConfig
 from behindthenoise.core import synthetic
+from behindthenoise.core.split import shown_image
 from behindthenoise.errors import SourceError
-from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.io import volumes
-from behindthenoise.io.geometry import Geometry
-from behindthenoise.run.pairs import Pairs
-from behindthenoise.io.record import log, write_json
 from behindthenoise.io.canonical import canonical, expect_equal_sizes
+from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.record import log, write_json
+from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import VOLUME, Spec
 
 FIELD_INDEX = 1_000_000  # generated volumes are numbered far beyond any generated pair, so that none is a training field
@@ -37,9 +38,11 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
 
 
 def first_field(pairs: Pairs) -> tuple[xr.DataArray, xr.DataArray]:
-    """The first scan of the first field that the pairs hold."""
-    space = pairs.geometry.space
-    return xr.DataArray(pairs.noisy[0, 0], dims=("channel", *space)).chunk(), xr.DataArray(pairs.mask[0], dims=space).chunk()
+    """The first scan of the field that the pairs hold; of several images, one that tests."""
+    space, image = pairs.geometry.space, shown_image(pairs.split)
+    return xr.DataArray(pairs.noisy[image, 0], dims=("channel", *space)).chunk(), xr.DataArray(
+        pairs.mask[image], dims=space
+    ).chunk()
 
 
 def generate(config: SyntheticConfig, shape: tuple[int, ...], geometry: Geometry) -> tuple[xr.DataArray, xr.DataArray]:

@@ -13,8 +13,8 @@ from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.tiling import tiles
 from behindthenoise.errors import StoreError
 from behindthenoise.io import stores, volumes
-from behindthenoise.run import models
 from behindthenoise.io.record import log, read_json, write_json
+from behindthenoise.run import models
 from behindthenoise.stages import Spec
 
 Support = tuple[float | None, float | None]
@@ -27,7 +27,7 @@ def run(
     source, group = volumes.open_input(volume), stores.open_group(quantiles)
     expect_complete(group, source, [read_json(job) for job in jobs])
     raw, embedding = stores.get_array(group, "quantiles"), stores.get_array(group, "embedding")
-    model, support = models.read_tokens(tokens), spec.get("calibration.support", Support)  # type: ignore[arg-type]  # a tuple type
+    model, support = models.read_tokens(tokens), support_of(spec)
     levels = shapes_of_levels(source.shape)
     target = volumes.create_ome(store, source, store.name.removesuffix(".ome.zarr"), levels, len(model.centroids))
     log(f"finish: {len(levels)} levels, {len(model.centroids)} tokens")
@@ -42,9 +42,13 @@ def run(
     labels = da.from_zarr(embedding).map_blocks(assigned, model, dtype=np.uint8, drop_axis=0)
     write_pyramid(bands, labels, target, levels)
     named = {"image": "0", "tokens": "labels/tokens/0"}
-    write_json(
-        manifest, {"stage": "finish", **{key: stores.digest(stores.get_array(target, path)) for key, path in named.items()}}
-    )
+    write_json(manifest, {"stage": "finish", **{key: stores.digest(stores.get_array(target, path)) for key, path in named.items()}})
+
+
+def support_of(spec: Spec) -> Support:
+    """Least and largest possible value of the clean image."""
+    least, largest = spec.get("calibration.support", list)
+    return least, largest
 
 
 def expect_complete(group: zarr.Group, source: volumes.Volume, manifests: list[dict[str, Any]]) -> None:
@@ -56,9 +60,9 @@ def expect_complete(group: zarr.Group, source: volumes.Volume, manifests: list[d
     StoreError
         Names a tile that is missing or was written into an earlier store.
     """
-    layout = group.attrs.asdict()
-    written = {corner for job in manifests if job["instance"] == layout["instance"] for corner in job["tiles"]}
-    for tile in tiles(source.shape, layout["core"], layout["halo"]):
+    layout = volumes.read_layout(group)
+    written = {corner for job in manifests if job["instance"] == layout.instance for corner in job["tiles"]}
+    for tile in tiles(source.shape, layout.core, layout.halo):
         corner = ",".join(str(part.start) for part in tile.core)
         if corner not in written:
             raise StoreError(f"the tile at {corner} of {group.store_path} was never written; run the workflow again")
@@ -69,8 +73,8 @@ def calibrated(raw: np.ndarray, thresholds: list[float], support: Support) -> np
     parts = []
     for channel, threshold in enumerate(thresholds):
         quantiles = raw[:, channel]
-        low, high = calibration.apply(*quantiles, threshold, support)
-        _, median, _ = calibration.rearrange(*quantiles)
+        lower, median, upper = calibration.rearrange(*quantiles)
+        low, high = calibration.apply(lower, median, upper, threshold, support)
         # an interval that was cut at the support keeps its median inside
         parts += [low, np.clip(median, low, high), high, high - low]
     return np.stack(parts)
@@ -87,11 +91,10 @@ def write_pyramid(bands: da.Array, labels: da.Array, target: zarr.Group, levels:
         image, label = stores.get_array(target, str(level)), stores.get_array(target, f"labels/tokens/{level}")
         if level:
             factors = [round(fine / coarse) for fine, coarse in zip(levels[level - 1], shape, strict=True)]
-            fine_image, fine_label = (da.from_zarr(stores.get_array(target, f"{path}{level - 1}")) for path in ("", "labels/tokens/"))
+            fine_image, fine_label = (
+                da.from_zarr(stores.get_array(target, f"{path}{level - 1}")) for path in ("", "labels/tokens/")
+            )
             bands = da.coarsen(np.mean, fine_image, {axis + 1: factor for axis, factor in enumerate(factors)}, trim_excess=True)
             starts = tuple(slice(None, size * factor, factor) for size, factor in zip(shape, factors, strict=True))
             labels = fine_label[starts]
-        # blocks that are whole chunks: no two of them touch the same file
-        da.store(
-            [bands.rechunk(image.chunks), labels.rechunk(label.chunks)], [image, label], lock=False, scheduler="threads"
-        )
+        stores.fill([bands, labels], [image, label])

@@ -9,10 +9,10 @@ import yaml
 
 from behindthenoise import __version__
 from behindthenoise.config import CalibrationConfig, EnsembleConfig, NetworkConfig
-from behindthenoise.core.split import ROLES, units_of
+from behindthenoise.core.split import ROLES, shown_image, units_of
 from behindthenoise.io import stores, tables
 from behindthenoise.io import volumes as volumes_io
-from behindthenoise.io.record import environment, read_json, write_json
+from behindthenoise.io.record import environment, read_json, run_record, write_json
 from behindthenoise.io.tables import Value
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Pairs
@@ -21,7 +21,9 @@ from behindthenoise.stages import Spec
 DRAWN_EDGE = 1024  # voxels along an axis of a slice; a page cannot show more
 
 
-def run(spec: Spec, *, pairs: Path, evaluation: Path, certificate: Path, volumes: list[Path], records: list[Path], content: Path) -> None:
+def run(
+    spec: Spec, *, pairs: Path, evaluation: Path, certificate: Path, volumes: list[Path], records: list[Path], content: Path
+) -> None:
     """Write `content.json`, and the arrays beside it as `slices.npz`."""
     loaded, signed = store_of_pairs.read(pairs), read_json(certificate)
     finished = {path.name.removesuffix(".ome.zarr"): path for path in volumes}
@@ -38,7 +40,7 @@ def run(spec: Spec, *, pairs: Path, evaluation: Path, certificate: Path, volumes
             "dataset": spec.get("dataset", str),
             "version": __version__,
             "created": environment()["finished"],
-            "facts": facts(spec, loaded, [read_json(path) for path in records]),
+            "facts": facts(spec, loaded, [read_json(path) for path in records], [read_json(run_record(path)) for path in records]),
             "certificate": {
                 "sentence": signed["statement"],
                 "assumptions": signed["assumptions"],
@@ -60,7 +62,7 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
     lead = len(given.shape) - 2
     plane = tuple(size // 2 for size in given.shape[:lead])
     rows, columns = (slice(0, None, -(-size // DRAWN_EDGE)) for size in given.shape[lead:])
-    where = (*plane, rows, columns)
+    where: tuple[int | slice, ...] = (*plane, rows, columns)
     bands = np.asarray(stores.get_array(group, "0")[(slice(None), *where)])
     bands = bands.reshape(len(geometry.channels), len(volumes_io.STATISTICS), *bands.shape[1:])
     mask = np.asarray(given.mask[where]).astype(bool)
@@ -71,9 +73,11 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
         "tokens": np.asarray(stores.get_array(group, "labels/tokens/0")[where]),
     }
     if name == "field":
-        arrays["clean"] = pairs.clean[(0, slice(None), *where)]
-        arrays["role"] = pairs.split.role[(0, *where)]
-    position = "".join(f", {axis} = {index} of {size}" for axis, index, size in zip(geometry.space, plane, given.shape, strict=False))
+        arrays["clean"] = pairs.clean[shown_image(pairs.split)][(slice(None), *where)]
+        arrays["role"] = pairs.split.role[shown_image(pairs.split)][where]
+    position = "".join(
+        f", {axis} = {index} of {size}" for axis, index, size in zip(geometry.space, plane, given.shape, strict=False)
+    )
     meta = {
         "name": name,
         "title": f"{name}{position}",
@@ -86,20 +90,26 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
     return meta, arrays
 
 
-def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]]) -> dict[str, str]:
+def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, str]:
     """What was run, in words."""
     network, ensemble = spec.get("network", NetworkConfig), spec.get("ensemble", EnsembleConfig)
     parameters, radii = [row["parameters"] for row in members], [row["radius"] for row in members]
     sizes = {name: (int((pairs.split.role == role).sum()), len(units_of(pairs.split, role))) for name, role in ROLES.items()}
     versions = environment()["packages"]
+    images, scans = pairs.noisy.shape[:2]
+    seconds, peaks = [row["seconds"] for row in runs], [row["peak_memory_bytes"] for row in runs]
     return {
-        "Fields": f"{pairs.noisy.shape[0]} of {' x '.join(map(str, pairs.shape))} voxels, {pairs.noisy.shape[1]} fast scans of each",
+        "Fields": f"{images} of {' x '.join(map(str, pairs.shape))} voxels, {scans} fast scans of each",
         "Channels": ", ".join(pairs.geometry.channels),
         "Ensemble": f"{len(members)} networks, seed {ensemble.seed}, depth {network.depth}, latent {network.latent}",
         "Parameters of a network": f"{min(parameters)} to {max(parameters)}",
         "Receptive radius": f"{min(radii)} to {max(radii)} voxels",
-        **{f"Voxels for {name}": f"{voxels} in {units} {'images' if pairs.gap == 0 else 'blocks'}" for name, (voxels, units) in sizes.items()},
+        **{
+            f"Voxels for {name}": f"{voxels} in {units} {'images' if pairs.gap == 0 else 'blocks'}"
+            for name, (voxels, units) in sizes.items()
+        },
         "Gap between roles": f"{pairs.gap} voxels",
+        "Training of a network": f"{min(seconds):.0f} to {max(seconds):.0f} s, up to {max(peaks) / 1e9:.2f} GB",
         "Packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
 
@@ -112,7 +122,9 @@ def token_table(finished: Path, channels: tuple[str, ...]) -> list[dict[str, Val
     counts = np.asarray(da.bincount(labels, minlength=256).compute())
     present = [int(token) for token in np.flatnonzero(counts) if token]
     sums = {
-        f"{statistic}_{channel}": np.asarray(da.bincount(labels, weights=da.nan_to_num(bands[index].ravel()), minlength=256).compute())
+        f"{statistic}_{channel}": np.asarray(
+            da.bincount(labels, weights=da.nan_to_num(bands[index].ravel()), minlength=256).compute()
+        )
         for position, channel in enumerate(channels)
         for statistic, index in (("mean", 4 * position + 1), ("width", 4 * position + 3))
     }

@@ -39,7 +39,7 @@ def select(pairs: Pairs, store: Path, role: int, channel: int) -> HeldOut:
     chosen: Bool[np.ndarray, " image *space"] = pairs.split.role == role
     quantiles, noisy, truth, unit = [], [], [], []
     matched = pairs.scale.match_noisy(pairs.noisy, axis=2)
-    for image in np.flatnonzero(chosen.reshape(len(chosen), -1).any(axis=1)):
+    for image in np.flatnonzero(chosen.reshape(len(chosen), -1).any(axis=1)).tolist():
         where = chosen[image]
         for scan in range(pairs.noisy.shape[1]):
             quantiles.append(np.asarray(array[image, scan, :, channel])[:, where])

@@ -2,18 +2,20 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import zarr
 
 from behindthenoise.config import NetworkConfig
-from behindthenoise.core import inference
-from behindthenoise.core import tiling
+from behindthenoise.core import inference, tiling
+from behindthenoise.core.network import Network
 from behindthenoise.errors import ConfigError, StoreError
 from behindthenoise.io import stores, volumes
+from behindthenoise.io.record import Countdown, log, write_json
 from behindthenoise.run import models
 from behindthenoise.run import pairs as store_of_pairs
-from behindthenoise.io.record import Countdown, log, write_json
 from behindthenoise.stages import Spec
 
 
@@ -39,28 +41,36 @@ def run(
     ]
     mapping = models.read_projection(projection)
     group = stores.open_group(store, "r+")
-    layout = group.attrs.asdict()
+    layout = volumes.read_layout(group)
     halo = max(network.graph.radius for network in networks)
-    if layout["halo"] != halo:
-        raise StoreError(f"store {store} was laid out for a halo of {layout['halo']} voxels, the networks need {halo}; delete its folder")
+    if layout.halo != halo:
+        raise StoreError(
+            f"store {store} was laid out for a halo of {layout.halo} voxels, the networks need {halo}; delete its folder"
+        )
     targets = stores.get_array(group, "quantiles"), stores.get_array(group, "embedding")
-    every = tiling.tiles(source.shape, layout["core"], halo)
+    every = tiling.tiles(source.shape, layout.core, halo)
     owned = [every[index] for index in parse_share(share, len(every))]
-    log(f"infer: {len(networks)} networks on {models.device()}, {len(owned)} of {len(every)} tiles, core {layout['core']}, halo {halo}")
+    log(
+        f"infer: {len(networks)} networks on {models.device()}, {len(owned)} of {len(every)} tiles, core {layout.core}, halo {halo}"
+    )
     countdown = Countdown(len(owned), "tiles")
     digests = {}
     for done, tile in enumerate(owned, start=1):
         results = run_tile(networks, mapping, scale, source, tile)
         for target, values in zip(targets, results, strict=True):
-            target[(..., *tile.core)] = values
+            target[whole(target, tile)] = values
         corner = ",".join(str(part.start) for part in tile.core)
         digests[corner] = [stores.digest(target, whole(target, tile)) for target in targets]
         countdown.done(done)
-    write_json(manifest, {"stage": "infer", "instance": layout["instance"], "share": share, "tiles": digests})
+    write_json(manifest, {"stage": "infer", "instance": layout.instance, "share": share, "tiles": digests})
 
 
 def run_tile(
-    networks: list[inference.Network], mapping: inference.Projection, scale: inference.Scale, source: volumes.Volume, tile: tiling.Tile
+    networks: list[Network],
+    mapping: inference.Projection,
+    scale: inference.Scale,
+    source: volumes.Volume,
+    tile: tiling.Tile,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Quantiles in physical units and embedding of one tile's core; NaN under the mask, without a network where all is masked."""
     mask = np.asarray(source.mask[tile.read]).astype(bool)
@@ -90,6 +100,6 @@ def parse_share(text: str, count: int) -> range:
     return tiling.share(count, int(found[1]) - 1, int(found[2]))
 
 
-def whole(target: stores.zarr.Array, tile: tiling.Tile) -> tuple[slice, ...]:
+def whole(target: zarr.Array[Any], tile: tiling.Tile) -> tuple[slice, ...]:
     """A tile's core with all of the leading axes."""
     return (*(slice(0, size) for size in target.shape[: target.ndim - len(tile.core)]), *tile.core)

@@ -11,11 +11,11 @@ from behindthenoise.core import metrics, synthetic
 from behindthenoise.core import split as splitting
 from behindthenoise.core.inference import Scale
 from behindthenoise.errors import SourceError
-from behindthenoise.run import pairs as store_of_pairs
-from behindthenoise.io.geometry import Geometry
-from behindthenoise.run.pairs import Pairs
-from behindthenoise.io.record import log, write_json
 from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes
+from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.record import log, write_json
+from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
 
 
@@ -62,9 +62,7 @@ def generate(
     scenes = [synthetic.scene(config, config.shape, index) for index in range(config.images)]
     space = SPACE_AXES[-len(config.shape) :]
     labels = np.stack([scene.labels for scene in scenes])
-    geometry = Geometry(
-        space, (1.0,) * len(space), "pixel", tuple(f"channel {index}" for index in range(config.channels)), "level"
-    )
+    geometry = Geometry(space, (1.0,) * len(space), "pixel", tuple(f"channel {index}" for index in range(config.channels)), "level")
     return (
         np.stack([scene.noisy for scene in scenes]),
         np.stack([scene.clean for scene in scenes]),
@@ -97,9 +95,7 @@ def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geome
     else:
         masked = canonical(config.mask, Selection(crop=config.crop), ("image",))
         expect_equal_sizes(masked, clean, space)
-        mask = np.broadcast_to(
-            masked.to_numpy() != 0, [clean.sizes["image"], *(clean.sizes[name] for name in space)]
-        ).copy()
+        mask = np.broadcast_to(masked.to_numpy() != 0, [clean.sizes["image"], *(clean.sizes[name] for name in space)]).copy()
     values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
     for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
         expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
@@ -128,7 +124,9 @@ def expect_finite(values: Float[np.ndarray, " *lead"], mask: Bool[np.ndarray, " 
 
 
 def measure_scale(
-    noisy: Float[np.ndarray, " image scan c *space"], clean: Float[np.ndarray, " image c *space"], trains: Bool[np.ndarray, " image *space"]
+    noisy: Float[np.ndarray, " image scan c *space"],
+    clean: Float[np.ndarray, " image c *space"],
+    trains: Bool[np.ndarray, " image *space"],
 ) -> Scale:
     """Constants of the scale, from training voxels only."""
     fields = [

@@ -6,15 +6,17 @@ from behindthenoise.config import InferenceConfig, NetworkConfig
 from behindthenoise.core import memory
 from behindthenoise.core.tiling import tiles
 from behindthenoise.io import volumes
-from behindthenoise.run.models import read_graph
 from behindthenoise.io.record import log
+from behindthenoise.run.models import read_graph
 from behindthenoise.stages import Spec
 
 
 def run(spec: Spec, *, volume: Path, graphs: list[Path], store: Path) -> None:
     """Write the empty store of the quantiles."""
     source = volumes.open_input(volume)
-    config = InferenceConfig.model_validate({"tile": spec.sections["inference.tile"], "memory_gb": spec.sections["inference.memory_gb"]})
+    config = InferenceConfig.model_validate(
+        {"tile": spec.sections["inference.tile"], "memory_gb": spec.sections["inference.memory_gb"]}
+    )
     network, components = spec.get("network", NetworkConfig), spec.get("tokens.components", int)
     drawn = [read_graph(path) for path in graphs]
     components = min(components, len(drawn) * network.latent)

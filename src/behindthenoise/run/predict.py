@@ -8,14 +8,15 @@ from jaxtyping import Float, Int
 
 from behindthenoise.config import InferenceConfig, NetworkConfig
 from behindthenoise.core import inference, memory
+from behindthenoise.core.network import Network
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
-from behindthenoise.core.tiling import tiles
+from behindthenoise.core.tiling import crop, tiles
 from behindthenoise.core.tokens import draw_sample
 from behindthenoise.io import stores
+from behindthenoise.io.record import Countdown, file_digest, write_json
 from behindthenoise.run import models
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Pairs
-from behindthenoise.io.record import Countdown, file_digest, write_json
 from behindthenoise.stages import Spec
 
 LEVELS = ("lower", "median", "upper")
@@ -44,7 +45,7 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, lat
 
 
 def predict(
-    pairs: Pairs, network: inference.Network, core: tuple[int, ...], sample: Int[np.ndarray, " n"], latent: int
+    pairs: Pairs, network: Network, core: tuple[int, ...], sample: Int[np.ndarray, " n"], latent: int
 ) -> tuple[
     Float[np.ndarray, " image scan 3 c *space"],
     Float[np.ndarray, " n latent"],
@@ -56,9 +57,9 @@ def predict(
     The sample is taken from the first scan.
     """
     held_out = np.isin(pairs.split.role, (CALIBRATION, TEST))
-    slot = np.full(pairs.mask.size, -1)
-    slot[sample] = np.arange(len(sample))
-    slot = slot.reshape(pairs.mask.shape)
+    slots_flat = np.full(pairs.mask.size, -1)
+    slots_flat[sample] = np.arange(len(sample))
+    slot = slots_flat.reshape(pairs.mask.shape)
     images, scans, channels = pairs.noisy.shape[:3]
     quantiles = np.full((images, scans, 3, channels, *pairs.shape), np.nan, np.float32)
     latents = np.zeros((len(sample), latent), np.float32)
@@ -75,12 +76,12 @@ def predict(
         region = (slice(None), *tile.read)
         standardised = pairs.scale.standardise_noisy(pairs.noisy[image, scan][region], pairs.mask[image][tile.read], axis=0)
         raw, vectors = inference.run_member(network, standardised)
-        values = pairs.scale.restore_clean(raw, axis=1)[(..., *tile.inside)]
-        quantiles[(image, scan, slice(None), slice(None), *tile.core)] = np.where(held_out[image][tile.core], values, np.nan)
+        values = crop(pairs.scale.restore_clean(raw, axis=1), tile)
+        quantiles[image, scan][(..., *tile.core)] = np.where(held_out[image][tile.core], values, np.nan)
         if scan == 0:
             slots = slot[image][tile.core]
             wanted = slots >= 0
-            latents[slots[wanted]] = vectors[(slice(None), *tile.inside)][:, wanted].T
+            latents[slots[wanted]] = crop(vectors, tile)[:, wanted].T
             medians[slots[wanted]] = values[1, 0][wanted]
         countdown.done(done)
     return quantiles, latents, medians

@@ -6,9 +6,9 @@ import numpy as np
 
 from behindthenoise.core import calibration
 from behindthenoise.core.split import CALIBRATION
+from behindthenoise.io.record import log
 from behindthenoise.run import heldout as held_out
 from behindthenoise.run import pairs as store_of_pairs
-from behindthenoise.io.record import log
 from behindthenoise.stages import Spec
 
 

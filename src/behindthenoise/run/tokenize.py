@@ -4,8 +4,8 @@ from pathlib import Path
 
 from behindthenoise.core import tokens as tokenizing
 from behindthenoise.errors import ConfigError
-from behindthenoise.run import models
 from behindthenoise.io.record import log
+from behindthenoise.run import models
 from behindthenoise.stages import Spec
 
 

@@ -13,10 +13,10 @@ from behindthenoise.core import patches as patching
 from behindthenoise.core import training
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN, Split, training_units
 from behindthenoise.errors import SplitError
+from behindthenoise.io.record import file_digest, log, write_json
 from behindthenoise.run import models
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Pairs
-from behindthenoise.io.record import file_digest, log, write_json
 from behindthenoise.stages import Spec
 
 
@@ -79,7 +79,8 @@ def validation_split(
     units = training_units(split)
     if len(units) < 2:
         raise SplitError(
-            "1 training block or image cannot be shared between learning and validation, which takes at least 2; use a smaller split.block"
+            "1 training block or image cannot be shared between learning and validation, which takes at least 2; "
+            "use a smaller split.block"
         )
     count = min(max(round(share * len(units)), 1), len(units) - 1)
     chosen = np.isin(split.unit, random.choice(units, size=count, replace=False))
