@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 
 from behindthenoise.config import NetworkConfig
 from behindthenoise.core import graph as graphs
-from behindthenoise.core.inference import Projection, run_ensemble
+from behindthenoise.core.inference import run_ensemble
 from behindthenoise.core.network import Network
 from behindthenoise.core.tiling import crop, share, tiles
+from behindthenoise.core.tokens import Projection
 
 quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 

@@ -46,14 +46,14 @@ class Grid:
     @classmethod
     def covering(cls, size: int, patch: int, border: int) -> "Grid":
         """
-        Grid whose windows are `patch` wide, or a little wider, so that the last one ends where the axis ends.
+        Grid whose windows are `patch` wide, or at most a quarter wider, so that the last one ends where the axis ends.
 
-        Windows overlap by twice the border, so that every voxel is inside some window. A short axis is one window.
+        Windows overlap by twice the border, so that every voxel is inside some window. An axis no longer than that is one window.
         """
-        if size <= patch:
-            return cls(size, size, size, 1)
-        gaps = -(-(size - patch) // max(patch - 2 * border, 1))
-        step = (size - patch) // gaps
+        rest = max(size - patch, 0)
+        # qlty cuts nothing but equal steps, so what they leave over widens every window: the widest step that leaves little
+        step = next(step for step in range(max(patch - 2 * border, 1), 0, -1) if rest % step <= patch // 4)
+        gaps = rest // step
         return cls(size, size - gaps * step, step, gaps + 1)
 
 
@@ -88,9 +88,9 @@ def cut(
     quilt = _quilt(grids, border, border_weight)
     images, scans = noisy.shape[:2]
     clean_patches = quilt.unstitch(torch.from_numpy(clean))
-    weights = quilt.unstitch(torch.from_numpy(counts[:, None].astype(np.float32))) * _frames(quilt, grids, border).repeat(
-        images, *[1] * (clean.ndim - 1)
-    )
+    weights = quilt.unstitch(torch.from_numpy(counts[:, None].astype(np.float32))) * _frames(
+        quilt, grids, border, border_weight
+    ).repeat(images, *[1] * (clean.ndim - 1))
     noisy_patches = quilt.unstitch(torch.from_numpy(noisy.reshape(images * scans, *noisy.shape[2:])))
     kept = torch.nonzero(weights.flatten(1).sum(1) > 0).flatten()
     places = len(clean_patches) // images
@@ -113,10 +113,13 @@ def _quilt(grids: list[Grid], border: int, border_weight: float) -> NCYXQuilt | 
     )
 
 
-def _frames(quilt: NCYXQuilt | NCZYXQuilt, grids: list[Grid], border: int) -> Float[Tensor, " place 1 *window"]:
+def _frames(
+    quilt: NCYXQuilt | NCZYXQuilt, grids: list[Grid], border: int, border_weight: float
+) -> Float[Tensor, " place 1 *window"]:
     """qlty's weights of one image's patches, with full weight in the frame where a patch ends with the image."""
     inside = quilt.border_tensor().to(torch.float32)
-    weight = inside + (1 - inside) * float(quilt.border_weight)
+    # not `quilt.border_weight`, which is never 0, so that patches that count in their frame alone would stay
+    weight = inside + (1 - inside) * border_weight
     frames = weight.expand(*(grid.count for grid in grids), *weight.shape).clone()
     for axis, grid in enumerate(grids):
         width = min(border, (grid.window - 1) // 2)

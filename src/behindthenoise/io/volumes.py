@@ -176,8 +176,11 @@ def _multiscale(geometry: Geometry, name: str, levels: Sequence[Sequence[int]], 
     axes = [{"name": axis, "type": "space", **unit} for axis in geometry.space]
     leading = [1.0] if channels else []
     datasets = []
+    factors = [1] * len(levels[0])
     for index, shape in enumerate(levels):
-        factors = [round(full / size) for full, size in zip(levels[0], shape, strict=True)]
+        # level by level: what rounding down has lost adds up, so full / shape may be 33 where voxels are 32 times as large
+        finer = levels[max(index - 1, 0)]
+        factors = [factor * round(fine / size) for factor, fine, size in zip(factors, finer, shape, strict=True)]
         scale = [step * factor for step, factor in zip(geometry.spacing, factors, strict=True)]
         # a coarse voxel's centre lies between those of the voxels that it averages
         shift = [step * (factor - 1) / 2 for step, factor in zip(geometry.spacing, factors, strict=True)]

@@ -11,10 +11,13 @@ import zarr
 from behindthenoise.config import NetworkConfig
 from behindthenoise.core import inference, tiling
 from behindthenoise.core.network import Network
+from behindthenoise.core.scale import Scale
+from behindthenoise.core.tokens import Projection
 from behindthenoise.errors import ConfigError, StoreError
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import Countdown, log, write_json
 from behindthenoise.run import models
+from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.stages import Spec
 
@@ -36,7 +39,7 @@ def run(
     source, scale = volumes.open_input(volume), store_of_pairs.read_scale(pairs)
     config, channels = spec.get("network", NetworkConfig), len(source.geometry.channels)
     networks = [
-        models.read_network(graph, weight, config, channels=channels, ndim=len(source.shape))
+        on_disk.read_network(graph, weight, config, channels=channels, ndim=len(source.shape))
         for graph, weight in zip(graphs, weights, strict=True)
     ]
     mapping = models.read_projection(projection)
@@ -50,9 +53,8 @@ def run(
     targets = stores.get_array(group, "quantiles"), stores.get_array(group, "embedding")
     every = tiling.tiles(source.shape, layout.core, halo)
     owned = [every[index] for index in parse_share(share, len(every))]
-    log(
-        f"infer: {len(networks)} networks on {models.device()}, {len(owned)} of {len(every)} tiles, core {layout.core}, halo {halo}"
-    )
+    log(f"infer: {len(networks)} networks on {on_disk.device()}, core {layout.core}, halo {halo}")
+    log(f"infer: {len(owned)} of {len(every)} tiles")
     countdown = Countdown(len(owned), "tiles")
     digests = {}
     for done, tile in enumerate(owned, start=1):
@@ -67,8 +69,8 @@ def run(
 
 def run_tile(
     networks: list[Network],
-    mapping: inference.Projection,
-    scale: inference.Scale,
+    mapping: Projection,
+    scale: Scale,
     source: volumes.Volume,
     tile: tiling.Tile,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from behindthenoise.config import SPACE_AXES, PairsConfig, Selection, SplitConfig, SyntheticConfig
 from behindthenoise.core import metrics, synthetic
 from behindthenoise.core import split as splitting
-from behindthenoise.core.inference import Scale
+from behindthenoise.core.scale import Scale
 from behindthenoise.errors import SourceError
 from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes
 from behindthenoise.io.geometry import Geometry

@@ -1,25 +1,13 @@
-"""Networks, projections and token models on disk: plain numbers, nothing that could run code."""
+"""Graphs, latents, projections and tokens on disk: plain numbers, nothing that could run code."""
 
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from behindthenoise.config import NetworkConfig
 from behindthenoise.core.graph import Graph
-from behindthenoise.core.inference import Projection
-from behindthenoise.core.network import Network
-from behindthenoise.core.tokens import TokenModel
-from behindthenoise.errors import StoreError
+from behindthenoise.core.tokens import Projection, TokenModel
 from behindthenoise.io.record import read_json, write_json
-
-
-def device() -> torch.device:
-    """The first GPU that this process may use, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def write_graph(path: Path, graph: Graph) -> None:
@@ -30,35 +18,6 @@ def write_graph(path: Path, graph: Graph) -> None:
 def read_graph(path: Path) -> Graph:
     """Read `graph.json`."""
     return Graph.from_data(read_json(path))
-
-
-def build_network(graph: Graph, config: NetworkConfig, *, channels: int, ndim: int) -> Network:
-    """A network without trained weights; it has as many outputs as inputs."""
-    return Network(graph, in_channels=channels, out_channels=channels, ndim=ndim, latent=config.latent, head=config.head)
-
-
-def write_weights(path: Path, network: Network) -> None:
-    """Write trained weights."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # channels-last tensors are stored as what they mean, not as they lie in memory
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)
-
-
-def read_network(graph: Path, weights: Path, config: NetworkConfig, *, channels: int, ndim: int) -> Network:
-    """
-    A trained network, ready to predict.
-
-    Raises
-    ------
-    StoreError
-        If the weights are unreadable or belong to another network.
-    """
-    network = build_network(read_graph(graph), config, channels=channels, ndim=ndim)
-    try:
-        network.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError, RuntimeError) as problem:
-        raise StoreError(f"weights {weights} do not fit {graph} ({problem}); delete both and run the workflow again") from problem
-    return network.to(device()).eval()
 
 
 def write_latents(path: Path, latents: Float[np.ndarray, " n latent"], median: Float[np.ndarray, " n"]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int, UInt8
 
-from behindthenoise.core.inference import Scale
+from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import Split
 from behindthenoise.errors import StoreError
 from behindthenoise.io.geometry import Geometry, coordinates, read_geometry

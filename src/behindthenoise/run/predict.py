@@ -15,6 +15,7 @@ from behindthenoise.core.tokens import draw_sample
 from behindthenoise.io import stores
 from behindthenoise.io.record import Countdown, file_digest, write_json
 from behindthenoise.run import models
+from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
@@ -28,7 +29,7 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, lat
     torch.set_num_threads(config.threads)
     loaded = store_of_pairs.read(pairs)
     channels = len(loaded.geometry.channels)
-    network = models.read_network(graph, weights, network_config, channels=channels, ndim=len(loaded.shape))
+    network = on_disk.read_network(graph, weights, network_config, channels=channels, ndim=len(loaded.shape))
     halo, voxel_bytes = memory.ensemble_cost([network.graph], network_config, channels, components=0)
     core = memory.choose_core(loaded.shape, halo, voxel_bytes, config.memory_bytes, config.tile_edge)
     sample = draw_sample(loaded.split.role == TRAIN, spec.get("tokens.sample", int), spec.get("tokens.seed", int))

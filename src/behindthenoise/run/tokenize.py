@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from behindthenoise.core import clustering
 from behindthenoise.core import tokens as tokenizing
 from behindthenoise.errors import ConfigError
 from behindthenoise.io.record import log
@@ -16,5 +17,5 @@ def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path) -> N
     if count > len(median):
         raise ConfigError(f"tokens.count is {count}, but only {len(median)} voxels are sampled; ask for fewer tokens")
     sample = tokenizing.embed(models.read_projection(projection), vectors)
-    models.write_tokens(tokens, tokenizing.fit_tokens(sample, median, count, spec.get("tokens.seed", int)))
+    models.write_tokens(tokens, clustering.fit_tokens(sample, median, count, spec.get("tokens.seed", int)))
     log(f"tokenize: {count} tokens from {len(sample)} voxels")

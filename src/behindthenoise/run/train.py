@@ -15,6 +15,7 @@ from behindthenoise.core.split import CALIBRATION, TEST, TRAIN, Split, training_
 from behindthenoise.errors import SplitError
 from behindthenoise.io.record import file_digest, log, write_json
 from behindthenoise.run import models
+from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
@@ -26,8 +27,8 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, history: Path, m
     torch.set_num_threads(config.threads)
     loaded = store_of_pairs.read(pairs)
     drawn = models.read_graph(graph)
-    device = models.device()
-    network = models.build_network(
+    device = on_disk.device()
+    network = on_disk.build_network(
         drawn, spec.get("network", NetworkConfig), channels=len(loaded.geometry.channels), ndim=len(loaded.shape)
     ).to(device)
     examples, held_out = (
@@ -40,7 +41,7 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, history: Path, m
     )
     random = torch.Generator().manual_seed(int(np.random.default_rng([seed, member, 2]).integers(2**63)))
     rows = training.train(network, examples, held_out, config, random, lambda row: tell(row, config.steps))
-    models.write_weights(weights, network)
+    on_disk.write_weights(weights, network)
     with history.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0].as_row()))
         writer.writeheader()

@@ -1,0 +1,86 @@
+"""The real workflow on a data set of seconds: run once, then copied for each test."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "dataset": "tiny",
+    "synthetic": {"shape": [24, 24], "images": 24, "scans": 1, "blobs": 40},
+    "volumes": {"wide": {"synthetic": [40, 56]}},
+    "split": {"by": "image", "train": 0.25, "calibration": 0.5, "test": 0.25},
+    "network": {"depth": 4, "width": 2, "radius_max": 5, "latent": 3, "head": 4},
+    "ensemble": {"size": 2},
+    "training": {"steps": 6, "batch": 2, "patch": 24},
+    "tokens": {"count": 3, "components": 3, "sample": 400},
+    "inference": {"jobs": 2, "memory_gb": 2, "tile": 32},
+}
+
+
+class Workflow:
+    """A folder with a config in which Snakemake runs our Snakefile."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "tiny"
+
+    def configure(self, **changes) -> None:
+        """Write the config with some sections changed: `calibration={"coverage": 0.8}`."""
+        content = {**TINY, **{key: {**TINY.get(key, {}), **value} for key, value in changes.items()}}
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(content))
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
+        command += ["--cores", "2", "--nocolor", *arguments]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache")}
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=900, check=False)
+
+    def finish(self, *arguments: str) -> str:
+        done = self.run(*arguments)
+        logs = [path.read_text()[-2000:] for path in self.folder.glob("logs/**/*.log")] if done.returncode else []
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:] + "\n".join(logs)
+        return done.stdout + done.stderr
+
+    def plan(self) -> Counter:
+        """How many jobs of each rule Snakemake would run now, `all` left out."""
+        text = self.finish("--dry-run")
+        return Counter(name for name in re.findall(r"^(?:local)?rule (\w+):", text, re.MULTILINE) if name != "all")
+
+    def copy(self, folder: Path) -> "Workflow":
+        """The same results with all that Snakemake remembers about them."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Workflow(folder)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Workflow:
+    """A finished run; tests that change anything copy it."""
+    workflow = Workflow(tmp_path_factory.mktemp("finished") / "run")
+    workflow.folder.mkdir()
+    workflow.configure()
+    workflow.finish()
+    return workflow
+
+
+@pytest.fixture
+def fresh(tmp_path) -> Workflow:
+    workflow = Workflow(tmp_path / "run")
+    workflow.folder.mkdir()
+    workflow.configure()
+    return workflow
+
+
+@pytest.fixture
+def changed(finished, tmp_path) -> Workflow:
+    return finished.copy(tmp_path / "run")

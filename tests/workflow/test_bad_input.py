@@ -1,0 +1,109 @@
+"""Bad input ends before any training, with a message that says what to do."""
+
+import numpy as np
+import pytest
+import yaml
+
+pytestmark = pytest.mark.workflow
+
+MEASURED = {
+    "dataset": "tiny",
+    "pairs": {"noisy": {"path": "noisy.npy", "axes": "scan channel y x"}, "clean": {"path": "clean.npy", "axes": "channel y x"}},
+    "split": {
+        "by": "region",
+        "block": 8,
+        "regions": {
+            "train": {"y": [0, 0.5]},
+            "calibration": {"y": [0.5, 1], "x": [0, 0.5]},
+            "test": {"y": [0.5, 1], "x": [0.5, 1]},
+        },
+    },
+    "network": {"depth": 3, "width": 2, "radius_max": 3, "latent": 2, "head": 4},
+    "ensemble": {"size": 1},
+    "training": {"steps": 2, "batch": 1, "patch": 16},
+    "tokens": {"count": 2, "components": 2, "sample": 100},
+}
+
+
+def write(folder, *, noisy_shape=(2, 1, 48, 48), clean_shape=(1, 48, 48), **changes):
+    random = np.random.default_rng(0)
+    np.save(folder / "noisy.npy", random.normal(size=noisy_shape).astype(np.float32))
+    np.save(folder / "clean.npy", random.normal(size=clean_shape).astype(np.float32))
+    (folder / "config.yaml").write_text(yaml.safe_dump({**MEASURED, **changes}))
+
+
+def failure(workflow):
+    """What the log of the failed job, or Snakemake itself, says; no training may have started."""
+    done = workflow.run()
+    assert done.returncode != 0
+    assert not list(workflow.folder.glob("results/tiny/members/*/weights.safetensors"))
+    assert not list(workflow.folder.glob("logs/tiny/train/*"))
+    logs = "".join(path.read_text() for path in sorted(workflow.folder.glob("logs/**/*.log")))
+    assert "Traceback" not in logs
+    return logs + done.stdout + done.stderr
+
+
+def test_shapes_that_differ(fresh):
+    write(fresh.folder, clean_shape=(1, 48, 40))
+    assert "noisy.npy has 48 voxels along x, clean.npy has 40" in failure(fresh)
+
+
+def test_a_channel_that_does_not_exist(fresh):
+    pairs = {**MEASURED["pairs"], "channels": ["Zn"]}
+    write(fresh.folder, pairs=pairs)
+    assert "channel 'Zn' does not exist in noisy.npy; it has 0" in failure(fresh)
+
+
+def test_nan_without_a_mask(fresh):
+    write(fresh.folder)
+    noisy = np.load(fresh.folder / "noisy.npy")
+    noisy[0, 0, 3, 4:6] = np.nan
+    np.save(fresh.folder / "noisy.npy", noisy)
+    assert "noisy noisy.npy has 2 voxels that are NaN or infinite and no mask is given" in failure(fresh)
+
+
+def test_an_empty_mask(fresh):
+    write(fresh.folder, pairs={**MEASURED["pairs"], "mask": {"path": "mask.npy", "axes": "y x"}})
+    np.save(fresh.folder / "mask.npy", np.zeros((48, 48), bool))
+    assert "the mask is empty" in failure(fresh)
+
+
+def test_too_few_calibration_units(fresh):
+    write(fresh.folder, split={**MEASURED["split"], "block": 48})
+    assert "1 calibration unit cannot promise 90 % coverage" in failure(fresh)
+
+
+def test_a_tile_that_cannot_fit(fresh):
+    write(fresh.folder, inference={"memory_gb": 0.61, "tile": 48})
+    text = failure(fresh)
+    assert "a tile of 48 voxels" in text and "inference.memory_gb allows 0.61" in text
+
+
+def test_a_missing_file(fresh):
+    write(fresh.folder)
+    (fresh.folder / "clean.npy").unlink()
+    assert "pairs.clean.path 'clean.npy' does not exist" in failure(fresh)
+
+
+def test_an_unknown_key(fresh):
+    write(fresh.folder, trainig={"steps": 3})
+    assert "unknown key 'trainig'; allowed here: dataset, pairs" in failure(fresh)
+
+
+def test_masked_voxels_count_nowhere(fresh):
+    """Two runs whose data differ only under the mask end in the same numbers."""
+    mask = np.ones((48, 48), bool)
+    mask[20:30, 5:15] = mask[30:40, 10:20] = mask[40:46, 30:40] = False
+    pairs = {**MEASURED["pairs"], "mask": {"path": "mask.npy", "axes": "y x"}}
+    kept = []
+    for value in (np.nan, 1e6):
+        write(fresh.folder, pairs=pairs, calibration={"coverage": 0.6})
+        np.save(fresh.folder / "mask.npy", mask)
+        for name in ("noisy.npy", "clean.npy"):
+            content = np.load(fresh.folder / name)
+            content[..., ~mask] = value
+            np.save(fresh.folder / name, content)
+        fresh.finish("--forceall")
+        names = ("calibration/thresholds.json", "evaluation/channels.csv", "members/000/weights.safetensors", "latents/tokens.npz")
+        kept.append({name: (fresh.results / name).read_bytes() for name in names})
+    assert kept[0] == kept[1]

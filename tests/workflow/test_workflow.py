@@ -1,0 +1,163 @@
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from behindthenoise.core import calibration, tiling
+from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
+
+pytestmark = pytest.mark.workflow
+
+
+def arrays(results):
+    """Every array and model of a run, by path; records of time and versions are no results."""
+    found = {}
+    for path in sorted(results.rglob("zarr.json")):
+        if json.loads(path.read_text())["node_type"] == "array":
+            found[str(path.parent.relative_to(results))] = np.asarray(zarr.open_array(path.parent, mode="r")[...])
+    for pattern in ("*.safetensors", "*.npz", "history.csv", "evaluation/*.csv", "thresholds.json", "certificate.json"):
+        for path in sorted(results.rglob(pattern)):
+            text = path.read_bytes()
+            if path.name == "history.csv":  # its last column is the time
+                text = b"\n".join(line.rsplit(b",", 1)[0] for line in text.splitlines())
+            found[str(path.relative_to(results))] = np.frombuffer(text, np.uint8)
+    return found
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished):
+    assert finished.plan() == Counter()
+
+
+def test_the_same_seed_gives_identical_results(finished, fresh):
+    fresh.finish()
+    first, second = arrays(finished.results), arrays(fresh.results)
+    assert first.keys() == second.keys()
+    assert len(first) > 20
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+def test_one_member_more_trains_exactly_one_network(changed):
+    weights = {path: path.read_bytes() for path in changed.results.glob("members/*/weights.safetensors")}
+    changed.configure(ensemble={"size": 3})
+    plan = changed.plan()
+    assert (plan["draw"], plan["train"], plan["predict"]) == (1, 1, 1)
+    assert plan["ingest"] == 0
+    changed.finish()
+    assert len(list(changed.results.glob("members/*/weights.safetensors"))) == 3
+    assert all(path.read_bytes() == content for path, content in weights.items())
+    assert changed.plan() == Counter()
+
+
+NETWORK_RULES = ("train", "predict", "infer")
+
+
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        ({"calibration": {"coverage": 0.8}}, {"check", "calibrate", "evaluate", "finish", "gather", "report"}),
+        ({"tokens": {"count": 4, "components": 3, "sample": 400}}, {"tokenize", "finish", "gather", "report"}),
+        ({"training": {"steps": 8}}, {"train", "predict", "infer", "calibrate"}),
+        ({"volumes": {"more": {"synthetic": [30, 30]}}}, {"fetch", "plan", "infer", "finish", "gather", "report"}),
+    ],
+    ids=["coverage", "tokens", "training", "volume"],
+)
+def test_a_change_runs_what_depends_on_it(finished, tmp_path, change, rules):
+    workflow = finished.copy(tmp_path / "run")
+    workflow.configure(**change)
+    plan = workflow.plan()
+    if "train" in rules:
+        assert rules <= set(plan)
+    else:
+        assert set(plan) == rules
+    if "volumes" in change:
+        assert (plan["fetch"], plan["infer"]) == (1, 2), "only the new volume"
+
+
+def test_another_coverage_runs_no_network_and_holds_afterwards(changed):
+    before = {path: path.stat().st_mtime_ns for name in NETWORK_RULES for path in networks_results(changed, name)}
+    assert before
+    changed.configure(calibration={"coverage": 0.75})
+    changed.finish()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    certificate = json.loads((changed.results / "calibration/certificate.json").read_text())
+    assert "75 %" in certificate["statement"]
+
+
+def networks_results(workflow, rule):
+    """Files that a rule which runs networks has written."""
+    patterns = {"train": "members/*/weights.safetensors", "predict": "members/*/predict.json", "infer": "volumes/*/jobs/*.json"}
+    return list(workflow.results.glob(patterns[rule]))
+
+
+def test_pairs_open_in_xarray_with_names_and_units(finished):
+    pairs = xr.open_zarr(finished.results / "pairs.zarr", consolidated=False)
+    assert pairs["noisy"].dims == ("image", "scan", "channel", "y", "x")
+    assert pairs["clean"].dims == ("image", "channel", "y", "x")
+    assert pairs["clean"].attrs["units"] == "level"
+    assert pairs["y"].attrs["units"] == "pixel"
+    assert list(pairs["channel"].values) == ["channel 0"]
+
+
+def test_scale_constants_come_from_training_voxels_alone(finished):
+    pairs = xr.open_zarr(finished.results / "pairs.zarr", consolidated=False).load()
+    trains = pairs["role"].values == TRAIN
+    noisy = pairs["noisy"].values[:, 0, 0][trains]
+    assert pairs.attrs["scale"]["noisy_shift"][0] == pytest.approx(noisy.mean(), rel=1e-5)
+    assert pairs.attrs["scale"]["noisy_scale"][0] == pytest.approx(noisy.std(), rel=1e-5)
+
+
+def test_held_out_quantiles_exist_only_where_nothing_trains(finished):
+    role = xr.open_zarr(finished.results / "pairs.zarr", consolidated=False)["role"].values
+    quantiles = zarr.open_array(finished.results / "ensemble/heldout.zarr/quantiles", mode="r")[...]
+    predicted = np.isfinite(quantiles).all(axis=(1, 2, 3))
+    np.testing.assert_array_equal(predicted, np.isin(role, (CALIBRATION, TEST)))
+
+
+def test_the_calibrated_intervals_hold_on_the_calibration_voxels_as_often_as_their_rank_says(finished):
+    pairs = xr.open_zarr(finished.results / "pairs.zarr", consolidated=False).load()
+    chosen = pairs["role"].values == CALIBRATION
+    quantiles = zarr.open_array(finished.results / "ensemble/heldout.zarr/quantiles", mode="r")[...][:, 0, :, 0]
+    row = json.loads((finished.results / "calibration/certificate.json").read_text())["channels"][0]
+    lower, median, upper = (quantiles[:, level][chosen] for level in range(3))
+    low, high = calibration.apply(lower, median, upper, row["threshold"], (None, None))
+    truth = pairs["clean"].values[:, 0][chosen]
+    assert ((low <= truth) & (truth <= high)).sum() >= row["rank"]
+    assert row["pixels"] == chosen.sum()
+
+
+def test_a_volume_equals_the_average_of_the_members_on_the_whole_field(finished):
+    """The field of the pairs was predicted untiled by `predict` and in tiles by `infer`."""
+    raw = zarr.open_array(finished.results / "volumes/field/quantiles.zarr/quantiles", mode="r")[...]
+    held_out = zarr.open_array(finished.results / "ensemble/heldout.zarr/quantiles", mode="r")[...]
+    role = xr.open_zarr(finished.results / "pairs.zarr", consolidated=False)["role"].values
+    image = int(np.argmax((role == TEST).any(axis=(1, 2))))
+    np.testing.assert_allclose(raw, held_out[image, 0], atol=1e-5 * raw.std())
+
+
+def test_every_tile_of_a_volume_was_written_by_exactly_one_job(finished):
+    folder = finished.results / "volumes/wide"
+    corners = [corner for path in folder.glob("jobs/*.json") for corner in json.loads(path.read_text())["tiles"]]
+    expected = [f"{tile.core[0].start},{tile.core[1].start}" for tile in tiling.tiles((40, 56), (32, 32), 0)]
+    assert sorted(corners) == sorted(expected)
+    assert np.isfinite(zarr.open_array(folder / "quantiles.zarr/quantiles", mode="r")[...]).all()
+
+
+def test_finished_volumes_are_ordered_and_fully_labelled(finished):
+    group = zarr.open_group(finished.results / "volumes/wide.ome.zarr", mode="r")
+    lower, median, upper, width = group["0"][...]
+    assert (lower <= median).all() and (median <= upper).all()
+    np.testing.assert_allclose(width, upper - lower, rtol=1e-6)
+    assert set(np.unique(group["labels/tokens/0"][...])) <= {1, 2, 3}
+
+
+def test_a_deleted_store_is_made_again(changed):
+    before = zarr.open_array(changed.results / "volumes/wide.ome.zarr/0", mode="r")[...]
+    shutil.rmtree(changed.results / "volumes/wide.ome.zarr")
+    assert changed.plan()["finish"] == 1
+    changed.finish()
+    np.testing.assert_array_equal(zarr.open_array(changed.results / "volumes/wide.ome.zarr/0", mode="r")[...], before)
