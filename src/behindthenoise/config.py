@@ -5,6 +5,7 @@ Nothing heavier than pydantic is imported here, because Snakemake reads the conf
 """
 
 import glob
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -24,9 +25,15 @@ def _names(value: object) -> object:
     return tuple(value.split()) if isinstance(value, str) else value
 
 
+def _exponent(value: object) -> object:
+    """`1e-3` is a number to everybody but YAML 1.1, which wants `1.0e-3`."""
+    written = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
+    return float(value) if written and isinstance(value, str) else value
+
+
 # scalars are taken as they are written: "5" is no number, 1 is no truth value; lists become tuples
 Int = Annotated[int, Strict()]
-Real = Annotated[float, Strict()]
+Real = Annotated[float, BeforeValidator(_exponent), Strict()]
 Flag = Annotated[bool, Strict()]
 AxisNames = Annotated[tuple[Axis, ...], BeforeValidator(_names, json_schema_input_type=tuple[Axis, ...] | str)]
 Fractional = Annotated[Real, Field(gt=0, lt=1)]

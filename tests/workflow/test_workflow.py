@@ -1,6 +1,9 @@
 import json
+import re
 import shutil
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from behindthenoise.core import calibration, tiling
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
 
 pytestmark = pytest.mark.workflow
+ROOT = Path(__file__).parents[2]
 
 
 def arrays(results):
@@ -161,3 +165,19 @@ def test_a_deleted_store_is_made_again(changed):
     assert changed.plan()["finish"] == 1
     changed.finish()
     np.testing.assert_array_equal(zarr.open_array(changed.results / "volumes/wide.ome.zarr/0", mode="r")[...], before)
+
+
+def test_the_readme_opens_a_volume(finished, monkeypatch):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(finished.folder)
+    found: dict[str, Any] = {}
+    exec(example.replace("blobs/volumes/large", "tiny/volumes/wide"), found)
+    assert found["labels"] == [f"channel 0 {name}" for name in ("lower", "median", "upper", "width")]
+    assert (found["lower"] <= found["median"]).all()
+    assert found["tokens"].shape == (40, 56)
+
+
+def test_a_volume_opens_in_xarray(finished):
+    level = xr.open_zarr(finished.results / "volumes/wide.ome.zarr", consolidated=False, drop_variables=["1", "2"])["0"]
+    assert level.dims == ("c", "y", "x")
+    assert level.shape == (4, 40, 56)

@@ -82,20 +82,21 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.1, cycle_momentum=False
     )
-    interval = max(config.steps // VALIDATIONS, 1)
+    interval = -(-config.steps // VALIDATIONS)
     best, best_loss, waited = _copy_state(network), float("inf"), 0
     history: list[Progress] = []
-    running, start = 0.0, time.monotonic()
+    losses: list[float] = []
+    start = time.monotonic()
     for step in range(1, config.steps + 1):
         rate = float(schedule.get_last_lr()[0])
-        running += _step(network, patches, config, optimiser, random) / interval
+        losses.append(_step(network, patches, config, optimiser, random))
         schedule.step()
         if step % interval and step < config.steps:
             continue
         loss = validate(network, held_out, config)
-        history.append(Progress(step, running, loss, rate, round(time.monotonic() - start, 3)))
+        history.append(Progress(step, sum(losses) / len(losses), loss, rate, round(time.monotonic() - start, 3)))
         report(history[-1])
-        running = 0.0
+        losses.clear()
         if loss < best_loss:
             best, best_loss, waited = _copy_state(network), loss, 0
         else:

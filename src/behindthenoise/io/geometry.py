@@ -23,7 +23,8 @@ def coordinates(geometry: Geometry, shape: tuple[int, ...]) -> dict[str, Any]:
         name: (name, np.arange(size) * step, {"units": geometry.unit})
         for name, size, step in zip(geometry.space, shape, geometry.spacing, strict=True)
     }
-    return {"channel": ("channel", list(geometry.channels)), **positions}
+    # strings of one fixed length have no place in the specification of Zarr 3
+    return {"channel": ("channel", np.array(geometry.channels, dtype=object)), **positions}
 
 
 def read_geometry(data: dict[str, Any]) -> Geometry:

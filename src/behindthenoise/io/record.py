@@ -77,11 +77,19 @@ def environment() -> dict[str, Any]:
     return {
         "behindthenoise": __version__,
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _version(name: str) -> str | None:
+    """Installed version of a package; None where it is absent, as Snakemake is from the environment of its jobs."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def peak_memory_bytes() -> int:

@@ -231,7 +231,7 @@ def _token_drawings(plane: Slice, name: str) -> Iterator[Drawing]:
             figures.tokens(plane),
             alt=f"Map of the tokens of {plane.title} beside its first channel",
             caption=f"{plane.title}. Pixels that the ensemble describes alike have the same token, found without any label. "
-            "The numbers carry no order; the share is that of this map. Compare with the image beside it.",
+            "Tokens are numbered by the rising mean of the first channel; the share is that of this map.",
         )
 
 

@@ -29,6 +29,8 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, thresholds: Path, members: li
         found = held_out.select(loaded, heldout, int(TEST), channel)
         low, median, high = found.quantiles
         lower, upper = calibration.apply(low, median, high, chosen["thresholds"][channel], config.support)
+        # an interval that was cut at the support keeps its median inside, as in a finished volume
+        found.quantiles[1] = np.clip(median, lower, upper)
         noisy = calibration.apply(found.noisy, found.noisy, found.noisy, chosen["noisy_thresholds"][channel], config.support)
         row = summarise(found, (lower, upper), noisy, config)
         log(f"evaluate: {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))

@@ -1,0 +1,163 @@
+"""Bad input ends in the first verbs, before any training, with a message that says what to do."""
+
+import numpy as np
+import pytest
+
+from behindthenoise import config as settings
+from behindthenoise.cli import main
+from behindthenoise.errors import ConfigError
+from behindthenoise.stages import specification
+
+SHAPE = (48, 48)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a good pair of scans, which is where the verbs run."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    np.save("noisy.npy", random.normal(size=(2, 2, *SHAPE)).astype(np.float32))
+    np.save("clean.npy", random.normal(size=(2, *SHAPE)).astype(np.float32))
+    return tmp_path
+
+
+def configure(*, noisy=None, clean=None, split=None, pairs=None, **sections):
+    content = {
+        "dataset": "tiny",
+        "pairs": {
+            "noisy": {"path": "noisy.npy", "axes": "scan channel y x", "channel_names": ["Si", "Fe"], **(noisy or {})},
+            "clean": {"path": "clean.npy", "axes": "channel y x", "channel_names": ["Si", "Fe"], **(clean or {})},
+            **(pairs or {}),
+        },
+        "split": {
+            "by": "region",
+            "block": 4,
+            "regions": {
+                "train": {"y": [0, 0.5]},
+                "calibration": {"y": [0.5, 1], "x": [0, 0.5]},
+                "test": {"y": [0.5, 1], "x": [0.5, 1]},
+            },
+            **(split or {}),
+        },
+        "network": {"depth": 3, "width": 2, "radius_max": 3},
+        **sections,
+    }
+    return settings.parse(content)
+
+
+def run(verb, config, *options):
+    return main([verb, *options, "--spec", specification(config, verb)])
+
+
+def ingest(config):
+    return run("ingest", config, "--store", "pairs.zarr", "--manifest", "pairs.json")
+
+
+def check(config):
+    assert ingest(config) == 0
+    assert run("draw", config, "--member", "0", "--graph", "graph.json") == 0
+    return run("check", config, "--pairs", "pairs.json", "--graphs", "graph.json", "--manifest", "check.json")
+
+
+def test_good_input_passes(folder):
+    assert check(configure()) == 0
+
+
+def test_shapes_that_differ(folder, capsys):
+    np.save("clean.npy", np.zeros((2, 48, 40), np.float32))
+    assert ingest(configure()) == 2
+    assert "noisy.npy has 48 voxels along x, clean.npy has 40" in capsys.readouterr().err
+
+
+def test_a_channel_that_does_not_exist(folder, capsys):
+    assert ingest(configure(pairs={"channels": ["Zn"]})) == 2
+    assert "channel 'Zn' does not exist in noisy.npy; it has Si, Fe" in capsys.readouterr().err
+
+
+def test_channels_in_another_order(folder, capsys):
+    assert ingest(configure(clean={"channel_names": ["Fe", "Si"]})) == 2
+    assert "noisy.npy has the channels Si, Fe, clean.npy has Fe, Si" in capsys.readouterr().err
+
+
+def test_channels_chosen_by_name_fit_whatever_their_order(folder):
+    assert ingest(configure(clean={"channel_names": ["Fe", "Si"]}, pairs={"channels": ["Si", "Fe"]})) == 0
+
+
+def test_a_scan_that_does_not_exist(folder, capsys):
+    assert ingest(configure(pairs={"scans": [0, 5]})) == 2
+    assert "scan 5 does not exist in noisy.npy; it has 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value"), [("noisy", np.nan), ("clean", np.inf)])
+def test_voxels_that_are_no_numbers_without_a_mask(folder, capsys, name, value):
+    values = np.load(f"{name}.npy")
+    values[..., 3, 4:6] = value
+    np.save(f"{name}.npy", values)
+    assert ingest(configure()) == 2
+    count = {"noisy": 8, "clean": 4}[name]
+    assert f"{name} {name}.npy has {count} voxels that are NaN or infinite and no mask is given" in capsys.readouterr().err
+
+
+def test_nan_under_the_mask_is_no_error_but_outside_it_is(folder, capsys):
+    values = np.load("noisy.npy")
+    values[..., 3, 4:6] = np.nan
+    np.save("noisy.npy", values)
+    mask = np.ones(SHAPE, np.uint8)
+    mask[3, 4:6] = 0
+    np.save("mask.npy", mask)
+    masked = configure(pairs={"mask": {"path": "mask.npy", "axes": "y x"}})
+    assert ingest(masked) == 0
+    mask[3, 4] = 1
+    np.save("mask.npy", mask)
+    assert ingest(masked) == 2
+    assert "has 4 voxels that are NaN or infinite under the mask; exclude them by the mask" in capsys.readouterr().err
+
+
+def test_an_empty_mask(folder, capsys):
+    np.save("mask.npy", np.zeros(SHAPE, bool))
+    assert ingest(configure(pairs={"mask": {"path": "mask.npy", "axes": "y x"}})) == 2
+    assert "the mask is empty: none of 2304 voxels carries data" in capsys.readouterr().err
+
+
+def test_a_mask_of_another_shape(folder, capsys):
+    np.save("mask.npy", np.ones((48, 47), bool))
+    assert ingest(configure(pairs={"mask": {"path": "mask.npy", "axes": "y x"}})) == 2
+    assert "mask.npy has 47 voxels along x, clean.npy has 48" in capsys.readouterr().err
+
+
+def test_a_gap_that_leaves_nothing(folder, capsys):
+    assert ingest(configure(network={"depth": 3, "radius_max": 16})) == 2
+    assert "no calibration voxels are left after a gap of 33 voxels" in capsys.readouterr().err
+
+
+def test_too_few_calibration_units(folder, capsys):
+    assert check(configure(split={"block": 48})) == 2
+    assert "1 calibration unit cannot promise 90 % coverage with guarantee 'crc'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("inference", "message"),
+    [
+        ({"tile": 48, "memory_gb": 0.5}, "a tile of 48 voxels with a halo of 3 needs 0.60 GB, inference.memory_gb allows 0.50"),
+        ({"memory_gb": 0.5}, "even a tile of 16 voxels with a halo of 3 needs 0.60 GB, inference.memory_gb allows 0.50"),
+    ],
+    ids=["asked", "auto"],
+)
+def test_a_tile_that_cannot_fit(folder, capsys, inference, message):
+    assert check(configure(inference=inference)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_file(folder):
+    (folder / "clean.npy").unlink()
+    with pytest.raises(ConfigError, match=r"pairs\.clean\.path 'clean\.npy' does not exist"):
+        configure()
+
+
+def test_a_volume_with_other_channels(folder, capsys):
+    np.save("map.npy", np.zeros((1, 60, 60), np.float32))
+    config = configure(volumes={"map": {"noisy": {"path": "map.npy", "axes": "channel y x"}}})
+    assert ingest(config) == 0
+    options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
+    assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 2
+    assert "volume map.npy has 1 channels along y x; the training pairs have 2 along y x" in capsys.readouterr().err

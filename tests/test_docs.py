@@ -1,0 +1,59 @@
+"""What the documents show is true."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from behindthenoise.config import Config, parse
+from behindthenoise.stages import STAGES, module_of
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+SOURCE = ROOT / "src/behindthenoise"
+
+
+def test_the_example_configuration_is_valid():
+    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert parse(yaml.safe_load(example), check_files=False).dataset == "my_sample"
+
+
+def test_every_setting_that_the_readme_names_exists():
+    known = {name: field.annotation for name, field in Config.model_fields.items()}
+    named = set(re.findall(r"`([a-z]+)\.([a-z_]+)`", README))
+    assert ("network", "depth") in named
+    for section, key in named - {("snakemake", "yaml")}:
+        assert key in known[section].model_fields, f"{section}.{key}"
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("docs/**/*.md")) + [ROOT / "README.md"], ids=lambda path: path.name)
+def test_links_lead_to_files(document):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_module_is_on_the_map():
+    for path in SOURCE.rglob("*.py"):
+        if path.name.startswith("__"):
+            continue
+        name = path.stem if path.parent != SOURCE else path.name
+        assert f"`{name}`" in ARCHITECTURE or path.stem in STAGES, path.relative_to(SOURCE)
+
+
+def test_every_verb_has_a_rule_and_every_rule_a_verb():
+    rules = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    assert set(re.findall(r"^rule (\w+):", rules, re.MULTILINE)) == set(STAGES)
+    for stage in STAGES:
+        assert f"-m behindthenoise {stage} " in rules
+        assert (SOURCE / (module_of(stage).replace(".", "/") + ".py")).exists()
+
+
+def test_every_rule_has_a_log_a_benchmark_an_environment_and_a_specification():
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for text in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+            for part in ("log:", "benchmark:", "conda:", "spec=", "shell:"):
+                assert part in text, f"{path.name}: {text.split(':')[0]} has no {part}"
+            for trap in ("touch(", "directory(", "run:", "script:"):
+                assert trap not in text
