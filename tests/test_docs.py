@@ -28,7 +28,7 @@ def test_every_setting_that_the_readme_names_exists():
         assert key in known[section].model_fields, f"{section}.{key}"
 
 
-@pytest.mark.parametrize("document", sorted(ROOT.glob("docs/**/*.md")) + [ROOT / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md"], ids=lambda path: path.name)
 def test_links_lead_to_files(document):
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
         assert (document.parent / target).exists(), target
@@ -44,7 +44,8 @@ def test_every_module_is_on_the_map():
 
 def test_every_verb_has_a_rule_and_every_rule_a_verb():
     rules = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    assert set(re.findall(r"^rule (\w+):", rules, re.MULTILINE)) == set(STAGES)
+    # the check is the first line of each training
+    assert set(re.findall(r"^rule (\w+):", rules, re.MULTILINE)) == set(STAGES) - {"check"}
     for stage in STAGES:
         assert f"-m behindthenoise {stage} " in rules
         assert (SOURCE / (module_of(stage).replace(".", "/") + ".py")).exists()

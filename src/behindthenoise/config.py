@@ -44,7 +44,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 class Section(BaseModel):
     """A part of the configuration: immutable, and without room for keys that nobody reads."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Source(Section):
@@ -274,6 +274,14 @@ class CalibrationConfig(Section):
         default=(None, None), description="Least and largest possible value of the clean image, e.g. [0, null] for counts."
     )
 
+    @field_validator("support")
+    @classmethod
+    def _support_is_not_empty(cls, support: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+        least, largest = support
+        if least is not None and largest is not None and least >= largest:
+            raise ValueError(f"support from {least:g} to {largest:g} is empty; the second number must be larger, or null")
+        return support
+
     @property
     def miscoverage(self) -> Fraction:
         """Accepted share of misses, exact as it was written."""
@@ -368,7 +376,7 @@ def load(path: str | Path) -> Config:
     """
     try:
         content = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as problem:
+    except (OSError, ValueError, yaml.YAMLError) as problem:
         raise ConfigError(f"config file {str(path)!r} cannot be read: {problem}") from problem
     return parse(content, origin=str(path))
 
@@ -406,6 +414,9 @@ def parse(content: object, *, origin: str = "config", check_files: bool = True) 
 def describe(error: Any, model: type[BaseModel]) -> str:
     """One line for one of pydantic's findings: the key, the value, what is allowed."""
     location = [str(part) for part in error["loc"]]
+    # where one of several types is allowed, pydantic's last part is the type it has tried, which is no key
+    if len(location) > 2 and re.fullmatch(r"(constrained-)?int|literal\[.*\]", location[-1]):
+        location.pop()
     key = ".".join(location) or "the config"
     if error["type"] == "extra_forbidden":
         allowed = ", ".join(_fields_at(location[:-1], model))
@@ -415,7 +426,7 @@ def describe(error: Any, model: type[BaseModel]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if error["type"] == "value_error":
-        return f"{key}: {message}"
+        return f"{key}: {message}" if location else message
     return f"{key} is {error['input']!r}: {message}"
 
 

@@ -18,14 +18,16 @@ CARRIERS = {"config", "errors", "stages", "provenance", "cli"}
 
 def fingerprint(module: str) -> str:
     """
-    Digest of the code of a module of this package and of all that it imports from the package.
+    Digest of the code of a module of this package, of all that it imports from the package, and of templates beside them.
 
     Parameters
     ----------
     module
         Dotted name within the package, e.g. `run.train`.
     """
-    text = "".join(f"{name}\n{_code(name)}\n" for name in sorted(_closure(module)))
+    names = sorted(_closure(module))
+    templates = sorted({path for name in names for path in _path(name).parent.glob("*.j2")})
+    text = "".join(f"{name}\n{_code(name)}\n" for name in names) + "".join(path.read_text() for path in templates)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

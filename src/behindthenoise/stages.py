@@ -54,8 +54,7 @@ STAGES: dict[str, Stage] = {
     "check": Stage(
         "refuse what would fail later: too few calibration units, tiles that do not fit",
         ("calibration", "inference", "network", "tokens.components", "split.by"),
-        ("pairs", "manifest"),
-        ("graphs",),
+        ("pairs", "graph"),
     ),
     "train": Stage(
         "train one member", ("network", "training", "ensemble.seed"), ("pairs", "graph", "weights", "history", "manifest")

@@ -1,3 +1,5 @@
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def test_the_last_level_alone_is_short_in_every_axis(shape):
 @given(shapes)
 def test_every_coarse_voxel_has_whole_voxels_below_it(shape):
     levels = shapes_of_levels(shape)
-    for fine, coarse in zip(levels[:-1], levels[1:], strict=True):
+    for fine, coarse in itertools.pairwise(levels):
         for before, after in zip(fine, coarse, strict=True):
             factor = 1 if before <= 64 else 2
             assert after >= 1

@@ -58,9 +58,9 @@ def test_every_member_has_the_same_weight_in_the_embedding(latents):
 
 
 def test_no_more_components_than_the_latents_have(random):
-    latents = [random.normal(size=(50, 2)).astype(np.float32), random.normal(size=(50, 1)).astype(np.float32)]
+    latents = [random.normal(size=(50, 2)).astype(np.float32) for _ in range(2)]
     projection, explained = fit_projection(latents, 8)
-    assert [matrix.shape for matrix in projection.matrices] == [(3, 2), (3, 1)]
+    assert [matrix.shape for matrix in projection.matrices] == [(4, 2), (4, 2)]
     assert explained.sum() == pytest.approx(1)
 
 
@@ -72,8 +72,7 @@ def test_a_member_that_is_constant_adds_nothing(random):
     np.testing.assert_allclose(embed(projection, [living, dead]), embed(alone, [living]), atol=1e-4)
 
 
-@given(st.integers(0, 2**31), st.integers(2, 6))
-@quick
+@pytest.mark.parametrize(("seed", "count"), [(0, 2), (1, 4), (2, 6)])
 def test_a_voxel_has_the_token_that_kmeans_predicts(seed, count):
     points, _ = blobs(seed)
     random = np.random.default_rng(seed)
@@ -90,8 +89,7 @@ def test_a_voxel_has_the_token_that_kmeans_predicts(seed, count):
     np.testing.assert_array_equal(found.reshape(-1)[clear], np.array(expected)[clear])
 
 
-@given(st.integers(0, 2**31))
-@quick
+@pytest.mark.parametrize("seed", range(4))
 def test_tokens_are_numbered_by_rising_mean_intensity(seed):
     points, cluster = blobs(seed)
     levels = np.random.default_rng(seed).permutation(4)

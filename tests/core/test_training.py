@@ -41,7 +41,7 @@ def examples(count, seed, ndim=2, edge=12, noise=0.3, slope=1.0):
     return Patches(*tensors, torch.stack([index, index], dim=1))
 
 
-def trained(config, *, seed=3, learn=None, held_out=None, report=lambda row: None):
+def trained(config, *, seed=3, learn=None, held_out=None, report=id):
     network = small_network()
     held_out = held_out or examples(4, 1)
     history = train(network, learn or examples(8, 0), held_out, config, torch.Generator().manual_seed(seed), report)
@@ -126,7 +126,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
 def test_training_leaves_global_random_numbers_alone():
     network = small_network()
     before = torch.random.get_rng_state()
-    train(network, examples(4, 0), examples(2, 1), TrainingConfig(steps=3), torch.Generator().manual_seed(0), lambda row: None)
+    train(network, examples(4, 0), examples(2, 1), TrainingConfig(steps=3), torch.Generator().manual_seed(0), id)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

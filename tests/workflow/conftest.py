@@ -26,10 +26,11 @@ TINY = {
 
 
 class Workflow:
-    """A folder with a config in which Snakemake runs our Snakefile."""
+    """A folder with a config in which Snakemake runs a copy of the project."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, project: Path) -> None:
         self.folder = folder
+        self.project = project
 
     @property
     def results(self) -> Path:
@@ -41,7 +42,7 @@ class Workflow:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(content))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(self.project / "Snakefile"), "--configfile", "config.yaml"]
         command += ["--cores", "2", "--nocolor", *arguments]
         environment = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache")}
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=900, check=False)
@@ -60,13 +61,24 @@ class Workflow:
     def copy(self, folder: Path) -> "Workflow":
         """The same results with all that Snakemake remembers about them."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        return Workflow(folder)
+        return Workflow(folder, self.project)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Workflow:
+def project(tmp_path_factory) -> Path:
+    """What Snakemake needs of the project, copied elsewhere, so that an edit during the tests changes no fingerprint."""
+    copy = tmp_path_factory.mktemp("project")
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("workflow", "src", "envs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    return copy
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, project) -> Workflow:
     """A finished run; tests that change anything copy it."""
-    workflow = Workflow(tmp_path_factory.mktemp("finished") / "run")
+    workflow = Workflow(tmp_path_factory.mktemp("finished") / "run", project)
     workflow.folder.mkdir()
     workflow.configure()
     workflow.finish()
@@ -74,8 +86,8 @@ def finished(tmp_path_factory) -> Workflow:
 
 
 @pytest.fixture
-def fresh(tmp_path) -> Workflow:
-    workflow = Workflow(tmp_path / "run")
+def fresh(tmp_path, project) -> Workflow:
+    workflow = Workflow(tmp_path / "run", project)
     workflow.folder.mkdir()
     workflow.configure()
     return workflow

@@ -37,7 +37,6 @@ def failure(workflow):
     done = workflow.run()
     assert done.returncode != 0
     assert not list(workflow.folder.glob("results/tiny/members/*/weights.safetensors"))
-    assert not list(workflow.folder.glob("logs/tiny/train/*"))
     logs = "".join(path.read_text() for path in sorted(workflow.folder.glob("logs/**/*.log")))
     assert "Traceback" not in logs
     return logs + done.stdout + done.stderr

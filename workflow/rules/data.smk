@@ -19,22 +19,3 @@ rule ingest:
     shell:
         "python -m behindthenoise ingest --store {params.store:q} --manifest {output.manifest:q}"
         " --spec {params.spec:q} > {log:q} 2>&1"
-
-
-rule check:
-    input:
-        pairs=f"{R}/pairs.json",
-        graphs=of_members("graph.json"),
-    output:
-        manifest=f"{R}/check.json",
-    log:
-        f"{LOGS}/check.log",
-    benchmark:
-        f"{BENCHMARKS}/check.tsv"
-    conda:
-        "../../envs/behindthenoise.yaml"
-    params:
-        spec=spec("check"),
-    shell:
-        "python -m behindthenoise check --pairs {input.pairs:q} --graphs {input.graphs:q} --manifest {output.manifest:q}"
-        " --spec {params.spec:q} > {log:q} 2>&1"

@@ -28,7 +28,7 @@ def bytes_per_voxel(graph: Graph, *, channels: int, latent: int, head: int, comp
 
     Every feature map of the largest network is counted as if none were freed, plus the widest one padded and convolved,
     the heads, and eight copies of the results. They are not all there at once, but after some tiles the heap is in pieces
-    and holds about that much: measured 0.4 to 0.94 of it.
+    and holds about that much: measured 0.4 to 1.0 of it.
     """
     widths = graph.channels(channels)
     leaving = sum(widths[node] for node in graph.outputs)

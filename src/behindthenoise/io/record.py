@@ -34,13 +34,12 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        If there is no such file, or it is not JSON.
+        If there is no such file, or it is not an object in JSON.
     """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as problem:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as problem:
         raise StoreError(f"{path} cannot be read ({problem}); delete it and run the workflow again") from problem
-    return dict(content)
 
 
 def file_digest(path: Path) -> str:

@@ -80,7 +80,7 @@ def new_instance() -> str:
 
 def digest(array: zarr.Array[Any], region: tuple[slice, ...] | None = None) -> str:
     """
-    SHA-256 of an array's values, read chunk by chunk; independent of compression, not of the chunks' shape.
+    SHA-256 of an array's values, read chunk by chunk: it depends on the chunks' shape, but not on their compression.
 
     Parameters
     ----------

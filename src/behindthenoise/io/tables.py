@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 Value = float | int | str
+NAMES = "channel"
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Value]]) -> None:
@@ -18,9 +19,9 @@ def write(path: Path, rows: Sequence[Mapping[str, Value]]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Value]]:
-    """Rows of a table; what looks like a number is one."""
+    """Rows of a table; what looks like a number is one, but for the names of channels."""
     with path.open(newline="") as file:
-        return [{key: _parsed(text) for key, text in row.items()} for row in csv.DictReader(file)]
+        return [{key: text if key == NAMES else _parsed(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
 def _parsed(text: str) -> Value:

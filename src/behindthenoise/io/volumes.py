@@ -164,6 +164,30 @@ def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[
     return group
 
 
+def set_windows(group: zarr.Group, coarsest: int) -> None:
+    """
+    Let viewers show a finished volume from its least to its largest value.
+
+    The interval and the median of a channel share one window, so that they look alike where they are alike.
+
+    Parameters
+    ----------
+    coarsest
+        Number of the level that is small enough to be read whole.
+    """
+    values = np.asarray(stores.get_array(group, str(coarsest)))
+    metadata: Any = group.attrs.asdict()["ome"]
+    for first in range(0, len(values), len(STATISTICS)):
+        # the width, the last one, is on a scale of its own
+        for indices in (range(first, first + len(STATISTICS) - 1), [first + len(STATISTICS) - 1]):
+            found = values[list(indices)]
+            found = found[np.isfinite(found)]
+            low, high = (float(found.min()), float(found.max())) if found.size else (0.0, 1.0)
+            for index in indices:
+                metadata["omero"]["channels"][index]["window"] = {"start": low, "end": high, "min": low, "max": high}
+    group.attrs["ome"] = metadata
+
+
 def colours(count: int) -> list[tuple[int, int, int, int]]:
     """Distinct opaque colours, a golden angle of hue apart at two lightnesses."""
     shades = [hls_to_rgb(index * 0.618034 % 1, 0.45 + 0.2 * (index % 2), 0.7) for index in range(count)]
@@ -201,7 +225,7 @@ def _multiscale(geometry: Geometry, name: str, levels: Sequence[Sequence[int]], 
 
 
 def _display(label: str) -> dict[str, Any]:
-    """How a viewer shows a channel at first: medians only."""
+    """How a viewer shows a channel at first: medians only, from 0 to 1 until `set_windows` knows better."""
     return {
         "label": label,
         "color": "FFFFFF",

@@ -5,7 +5,7 @@ from pathlib import Path
 from behindthenoise.config import NetworkConfig
 from behindthenoise.core import graph as graphs
 from behindthenoise.io.record import log
-from behindthenoise.run.models import write_graph
+from behindthenoise.run.graphs import write_graph
 from behindthenoise.stages import Spec
 
 

@@ -41,6 +41,7 @@ def run(
     )
     labels = da.from_zarr(embedding).map_blocks(assigned, model, dtype=np.uint8, drop_axis=0)
     write_pyramid(bands, labels, target, levels)
+    volumes.set_windows(target, len(levels) - 1)
     named = {"image": "0", "tokens": "labels/tokens/0"}
     write_json(manifest, {"stage": "finish", **{key: stores.digest(stores.get_array(target, path)) for key, path in named.items()}})
 

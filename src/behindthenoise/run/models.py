@@ -1,23 +1,11 @@
-"""Graphs, latents, projections and tokens on disk: plain numbers, nothing that could run code."""
+"""Latents, projections and tokens on disk: plain numbers, nothing that could run code."""
 
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from behindthenoise.core.graph import Graph
 from behindthenoise.core.tokens import Projection, TokenModel
-from behindthenoise.io.record import read_json, write_json
-
-
-def write_graph(path: Path, graph: Graph) -> None:
-    """Write `graph.json`."""
-    write_json(path, graph.as_data())
-
-
-def read_graph(path: Path) -> Graph:
-    """Read `graph.json`."""
-    return Graph.from_data(read_json(path))
 
 
 def write_latents(path: Path, latents: Float[np.ndarray, " n latent"], median: Float[np.ndarray, " n"]) -> None:

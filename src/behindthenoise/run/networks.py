@@ -10,7 +10,7 @@ from behindthenoise.config import NetworkConfig
 from behindthenoise.core.graph import Graph
 from behindthenoise.core.network import Network
 from behindthenoise.errors import StoreError
-from behindthenoise.run.models import read_graph
+from behindthenoise.run.graphs import read_graph
 
 
 def device() -> torch.device:

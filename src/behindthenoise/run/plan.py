@@ -7,7 +7,7 @@ from behindthenoise.core import memory
 from behindthenoise.core.tiling import tiles
 from behindthenoise.io import volumes
 from behindthenoise.io.record import log
-from behindthenoise.run.models import read_graph
+from behindthenoise.run.graphs import read_graph
 from behindthenoise.stages import Spec
 
 

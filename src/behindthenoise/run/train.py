@@ -14,9 +14,9 @@ from behindthenoise.core import training
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN, Split, training_units
 from behindthenoise.errors import SplitError
 from behindthenoise.io.record import file_digest, log, write_json
-from behindthenoise.run import models
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run.graphs import read_graph
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
 
@@ -26,7 +26,7 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, history: Path, m
     config, seed = spec.get("training", TrainingConfig), spec.get("ensemble.seed", int)
     torch.set_num_threads(config.threads)
     loaded = store_of_pairs.read(pairs)
-    drawn = models.read_graph(graph)
+    drawn = read_graph(graph)
     device = on_disk.device()
     network = on_disk.build_network(
         drawn, spec.get("network", NetworkConfig), channels=len(loaded.geometry.channels), ndim=len(loaded.shape)

@@ -1,0 +1,95 @@
+import hashlib
+import json
+import re
+
+import pytest
+
+from behindthenoise import __version__
+from behindthenoise.errors import StoreError
+from behindthenoise.io.record import Countdown, file_digest, peak_memory_bytes, read_json, recorded, run_record, write_json
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_was_written_is_read_and_nothing_else_is_left(tmp_path):
+    content = {"b": [1, 2.5, None], "a": {"name": "Å"}}
+    write_json(tmp_path / "new" / "some.json", content)
+    assert read_json(tmp_path / "new" / "some.json") == content
+    assert names(tmp_path / "new") == ["some.json"]
+
+
+def test_content_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "some.json", {"value": 1})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(tmp_path / "some.json", {"value": object()})
+    assert read_json(tmp_path / "some.json") == {"value": 1}
+    assert names(tmp_path) == ["some.json"]
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    for name in ("one", "other"):
+        write_json(tmp_path / name, {"b": 1, "a": [0.1, 2]})
+    assert file_digest(tmp_path / "one") == file_digest(tmp_path / "other")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"absent\.json cannot be read .*; delete it and run the workflow again"):
+        read_json(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": 1', "\x80", "[1, 2]", "3", '"text"', "null"])
+def test_a_file_that_is_no_json_object_is_named(tmp_path, text):
+    (tmp_path / "bad.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(StoreError, match=r"bad\.json cannot be read"):
+        read_json(tmp_path / "bad.json")
+
+
+def test_the_digest_of_a_file_is_its_sha256(tmp_path):
+    (tmp_path / "some").write_bytes(b"content" * 100_000)
+    assert file_digest(tmp_path / "some") == hashlib.sha256(b"content" * 100_000).hexdigest()
+
+
+@pytest.mark.parametrize("option", ["manifest", "certificate", "page"])
+def test_a_job_is_recorded_beside_its_output(tmp_path, option, capsys):
+    target = tmp_path / "made.json"
+    with recorded("train", {"pairs": tmp_path / "pairs.zarr", "jobs": [1, 2, 3], option: target}):
+        assert not run_record(target).exists()
+    record = read_json(tmp_path / "made.run.json")
+    assert (record["verb"], record["behindthenoise"]) == ("train", __version__)
+    assert {"torch", "numpy", "zarr", "snakemake"} <= record["packages"].keys()
+    assert all(re.match(r"\d+\.\d+", version) for version in [record["python"], *record["packages"].values()])
+    assert record["seconds"] >= 0
+    assert 10_000_000 < record["peak_memory_bytes"] <= peak_memory_bytes()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", record["finished"])
+    assert re.search(rf"train: behindthenoise {__version__}, .*jobs \[3 files\]", capsys.readouterr().err)
+
+
+def test_a_job_that_fails_leaves_no_record(tmp_path):
+    with pytest.raises(ZeroDivisionError), recorded("train", {"manifest": tmp_path / "made.json"}):
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_a_job_without_a_manifest_needs_no_record(tmp_path):
+    with recorded("draw", {"graph": tmp_path / "graph.json"}):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_the_record_stands_beside_the_manifest_of_any_name(tmp_path):
+    assert run_record(tmp_path / "a.b.json") == tmp_path / "a.b.run.json"
+
+
+def test_the_time_left_is_told_seldom_but_always_at_the_end(capsys):
+    countdown = Countdown(3, "tiles", every_s=1000.0)
+    for count in (1, 2, 3):
+        countdown.done(count)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d 3/3 tiles, 0 s so far, about 0 s left\n", capsys.readouterr().err)
+
+
+def test_a_record_is_plain_json(tmp_path):
+    with recorded("report", {"page": tmp_path / "report.html"}):
+        pass
+    assert isinstance(json.loads((tmp_path / "report.run.json").read_text()), dict)
