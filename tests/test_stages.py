@@ -91,7 +91,7 @@ def test_a_setting_changes_the_stages_that_read_it_and_no_others():
 
 def test_a_setting_of_another_volume_changes_nothing():
     other = parse({**CONFIG.model_dump(mode="json"), "volumes": {"large": {"synthetic": [96, 96]}, "new": {"synthetic": [64, 64]}}})
-    for stage in set(STAGES) - {"gather"}:
+    for stage in set(STAGES) - {"gather", "check"}:  # the report shows all volumes, the check is compared by nobody
         assert specification(other, stage, volume="large") == specification(CONFIG, stage, volume="large")
 
 

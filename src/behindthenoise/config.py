@@ -17,7 +17,8 @@ from behindthenoise.errors import ConfigError
 
 Axis = Literal["image", "scan", "channel", "z", "y", "x"]
 Role = Literal["train", "calibration", "test"]
-SPACE_AXES: tuple[Literal["z", "y", "x"], ...] = ("z", "y", "x")
+Space = Literal["z", "y", "x"]
+SPACE_AXES: tuple[Space, ...] = ("z", "y", "x")
 
 
 def _names(value: object) -> object:
@@ -74,7 +75,8 @@ class Source(Section):
 
     def files(self) -> list[str]:
         """Existing paths that this source stands for, sorted by name; empty where there are none."""
-        return sorted(glob.glob(self.path))
+        # a path that exists is meant as it is, also where its name holds brackets
+        return [self.path] if Path(self.path).exists() else sorted(glob.glob(self.path))
 
 
 # a path alone may stand for a source
@@ -87,10 +89,19 @@ SourceOrPath = Annotated[
 class Selection(Section):
     """Which part of an array is used."""
 
-    channels: tuple[str, ...] | None = Field(default=None, description="Channels to use, by name and in this order; null uses all.")
-    crop: dict[Literal["z", "y", "x"], Span] = Field(
+    channels: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="Channels to use, by name and in this order; null uses all."
+    )
+    crop: dict[Space, Span] = Field(
         default_factory=dict, description="First and one-past-last voxel to use along an axis, e.g. {y: [0, 256]}."
     )
+
+    @field_validator("channels")
+    @classmethod
+    def _channels_differ(cls, channels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if channels is not None and len(set(channels)) < len(channels):
+            raise ValueError(f"channels {', '.join(channels)} name one twice; each may be used once")
+        return channels
 
     @field_validator("crop")
     @classmethod
@@ -108,9 +119,9 @@ class PairsConfig(Selection):
     clean: SourceOrPath = Field(description="The slow scan of the same field, voxel by voxel.")
     mask: SourceOrPath | None = Field(default=None, description="True (or non-zero) where a voxel carries data; null: everywhere.")
     scans: tuple[Annotated[Int, Field(ge=0)], ...] | None = Field(
-        default=None, description="Indices of the fast scans to use; null uses all."
+        default=None, min_length=1, description="Indices of the fast scans to use; null uses all."
     )
-    spacing: dict[Literal["z", "y", "x"], Annotated[Real, Field(gt=0)]] = Field(
+    spacing: dict[Space, Annotated[Real, Field(gt=0)]] = Field(
         default_factory=dict, description="Size of a voxel along each axis, in `unit`."
     )
     unit: str = Field(default="pixel", description="Unit of `spacing`, e.g. micrometer.")
@@ -170,7 +181,7 @@ class SplitConfig(Section):
     train: Fractional = Field(default=0.5, description="Share of the images or blocks that trains.")
     calibration: Fractional = Field(default=0.25, description="Share that calibrates the intervals.")
     test: Fractional = Field(default=0.25, description="Share that only tests.")
-    regions: dict[Role, dict[Literal["z", "y", "x"], tuple[Real, Real]]] = Field(
+    regions: dict[Role, dict[Space, tuple[Real, Real]]] = Field(
         default_factory=dict,
         description="With `by: region`: for each role the span along each axis, as fractions of the field from 0 to 1.",
     )
@@ -241,7 +252,7 @@ class TrainingConfig(Section):
     steps: Int = Field(default=600, ge=1, description="Optimiser steps at most.")
     batch: Int = Field(default=8, ge=1, description="Patches in a step.")
     patch: Int = Field(default=64, ge=4, description="Edge of a training patch in voxels; shorter axes are used whole.")
-    learning_rate: Real = Field(default=0.004, gt=0, description="Peak of the one-cycle schedule.")
+    learning_rate: Real = Field(default=0.004, gt=0, description="Peak of the schedule: a short rise, then half a cosine.")
     weight_decay: Real = Field(default=0.0001, ge=0, description="Decoupled weight decay (AdamW).")
     border_weight: Real = Field(
         default=0.1, ge=0, le=1, description="Weight in the loss of a patch's border, where the network sees padding."
@@ -294,7 +305,13 @@ class TokensConfig(Section):
     count: Int = Field(default=8, ge=2, le=255, description="Tokens.")
     components: Int = Field(default=8, ge=1, le=16, description="Components of the stored embedding.")
     sample: Int = Field(default=50_000, ge=100, description="Training voxels whose latents fit the projection and the tokens.")
-    seed: Int = Field(default=0, ge=0, description="Seed of the sample and of the clustering.")
+    seed: Int = Field(default=0, ge=0, lt=2**32, description="Seed of the sample and of the clustering.")
+
+    @model_validator(mode="after")
+    def _sample_is_large_enough(self) -> "TokensConfig":
+        if self.count > self.sample:
+            raise ValueError(f"count {self.count} is more than the {self.sample} voxels of `sample`; ask for fewer tokens")
+        return self
 
 
 class InferenceConfig(Section):

@@ -21,6 +21,10 @@ class GraphError(BehindTheNoiseError):
     """A network with the requested properties does not exist."""
 
 
+class TrainingError(BehindTheNoiseError):
+    """A network cannot be trained with these settings on these data."""
+
+
 class CalibrationError(BehindTheNoiseError):
     """The calibration data cannot carry the guarantee that was asked for."""
 

@@ -53,7 +53,7 @@ STAGES: dict[str, Stage] = {
     "draw": Stage("draw the graph of one member", ("network", "ensemble.seed"), ("graph",)),
     "check": Stage(
         "refuse what would fail later: too few calibration units, tiles that do not fit",
-        ("calibration", "inference", "network", "tokens.components", "split.by"),
+        ("calibration", "inference", "network", "tokens.components", "split.by", "volumes"),
         ("pairs", "graph"),
     ),
     "train": Stage(
@@ -125,14 +125,14 @@ def specification(config: Config, stage: str, **wildcards: str) -> str:
         Values for the braces in the stage's section names, e.g. `volume`.
     """
     content = config.model_dump(mode="json")
-    sections = {key: _look_up(content, key.format(**wildcards)) for key in STAGES[stage].sections}
+    sections = {key: _look_up(content, key, wildcards) for key in STAGES[stage].sections}
     return json.dumps({"code": fingerprint(module_of(stage)), "config": sections}, sort_keys=True)
 
 
-def _look_up(content: Any, key: str) -> Any:
-    """Value at a dotted key; None where a named volume has no section."""
+def _look_up(content: Any, key: str, wildcards: dict[str, str]) -> Any:
+    """Value at a dotted key, filled part by part, as a volume's name may hold dots; None where a volume has no section."""
     for part in key.split("."):
-        content = None if content is None else content.get(part)
+        content = None if content is None else content.get(part.format(**wildcards))
     return content
 
 

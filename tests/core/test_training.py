@@ -186,16 +186,13 @@ def test_many_held_out_examples_are_thinned_evenly(count):
 
 
 def test_without_flips_the_patches_are_seen_as_they_are():
-    # a gradient along x can be told from its mirror image; only a network that sees both directions must ignore it
-    edge = 12
-    ramp = torch.linspace(-1, 1, edge).expand(6, 1, edge, edge).contiguous()
+    # the clean image is the noisy one moved by a pixel along x; mirrored, it is moved the other way, which no network can know
+    noisy = torch.randn(6, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     index = torch.arange(6)
-    impulse = torch.zeros_like(ramp)
-    impulse[..., 1:] = ramp[..., :-1] - ramp[..., 1:]
-    patches = Patches(ramp + 0.0, impulse.contiguous(), torch.ones_like(ramp), torch.stack([index, index], dim=1))
+    patches = Patches(noisy, noisy.roll(1, dims=-1), torch.ones_like(noisy), torch.stack([index, index], dim=1))
     fit = partial(trained, learn=patches, held_out=patches)
     losses = [
-        min(row.validation for row in fit(TrainingConfig(steps=60, batch=4, learning_rate=0.02, flips=flips))[1])
+        min(row.validation for row in fit(TrainingConfig(steps=120, batch=4, learning_rate=0.02, flips=flips))[1])
         for flips in (False, True)
     ]
-    assert losses[0] < losses[1]
+    assert losses[0] < 0.8 * losses[1]

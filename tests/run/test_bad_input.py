@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from behindthenoise import config as settings
 from behindthenoise.cli import main
@@ -122,7 +123,7 @@ def test_an_empty_mask(folder, capsys):
 def test_a_mask_of_another_shape(folder, capsys):
     np.save("mask.npy", np.ones((48, 47), bool))
     assert ingest(configure(pairs={"mask": {"path": "mask.npy", "axes": "y x"}})) == 2
-    assert "mask.npy has 47 voxels along x, clean.npy has 48" in capsys.readouterr().err
+    assert "mask mask.npy has 47 voxels along x; the image has 1 along image, 48 along y, 48 along x" in capsys.readouterr().err
 
 
 def test_a_gap_that_leaves_nothing(folder, capsys):
@@ -161,3 +162,43 @@ def test_a_volume_with_other_channels(folder, capsys):
     options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
     assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 2
     assert "volume map.npy has 1 channels along y x; the training pairs have 2 along y x" in capsys.readouterr().err
+
+
+def test_clean_values_outside_the_support(folder, capsys):
+    assert check(configure(calibration={"support": [0, None]})) == 2
+    assert "channel 'Si' of the clean image holds -" in capsys.readouterr().err
+
+
+def test_a_damaged_file(folder, capsys):
+    content = (folder / "noisy.npy").read_bytes()
+    (folder / "noisy.npy").write_bytes(content[:-4000])
+    assert ingest(configure()) == 2
+    assert "noisy.npy" in capsys.readouterr().err
+
+
+def test_a_mask_without_z_holds_for_every_slice(folder):
+    random = np.random.default_rng(1)
+    np.save("noisy.npy", random.normal(size=(6, 48, 48)).astype(np.float32))
+    np.save("clean.npy", random.normal(size=(6, 48, 48)).astype(np.float32))
+    mask = np.ones(SHAPE, bool)
+    mask[:, :5] = False
+    np.save("mask.npy", mask)
+    volume = {"axes": "z y x", "channel_names": None}
+    config = configure(noisy=volume, clean=volume, pairs={"mask": {"path": "mask.npy", "axes": "y x"}}, split={"block": 6})
+    assert ingest(config) == 0
+    found = xr.open_zarr("pairs.zarr", consolidated=False)["mask"].values[0]
+    np.testing.assert_array_equal(found, np.broadcast_to(mask, (6, *SHAPE)))
+
+
+@pytest.mark.parametrize("order", [("Si", "Fe"), ("Fe", "Si")])
+def test_the_channels_of_a_volume_are_found_by_name(folder, order):
+    values = {"Si": np.full((60, 60), 1, np.float32), "Fe": np.full((60, 60), 2, np.float32)}
+    np.save("map.npy", np.stack([values[name] for name in order]))
+    source = {"path": "map.npy", "axes": "channel y x", "channel_names": list(order)}
+    config = configure(volumes={"a.map": {"noisy": source}})
+    assert ingest(config) == 0
+    options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "a.map"]
+    assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="a.map")]) == 0
+    noisy = xr.open_zarr("map.zarr", consolidated=False)["noisy"].values
+    assert (noisy[0] == 1).all()
+    assert (noisy[1] == 2).all()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import yaml
+import zarr
 
 pytestmark = pytest.mark.workflow
 
@@ -71,3 +72,14 @@ def test_masked_voxels_count_nowhere(fresh):
         names = ("calibration/thresholds.json", "evaluation/channels.csv", "members/000/weights.safetensors", "latents/tokens.npz")
         kept.append({name: (fresh.results / name).read_bytes() for name in names})
     assert kept[0] == kept[1]
+
+
+def test_new_data_in_a_zarr_source_are_noticed(fresh):
+    """The metadata of a store stay as they are when its chunks are written anew."""
+    write(fresh.folder, pairs={**MEASURED["pairs"], "clean": {"path": "clean.zarr", "axes": "channel y x"}})
+    random = np.random.default_rng(1)
+    for values in random.normal(size=(2, 1, 48, 48)).astype(np.float32):
+        zarr.save_array(fresh.folder / "clean.zarr", values, zarr_format=3)
+        assert fresh.plan()["ingest"] == 1
+        fresh.finish("--until", "ingest")
+        assert fresh.plan()["ingest"] == 0

@@ -57,6 +57,7 @@ def test_one_member_more_trains_exactly_one_network(changed):
     assert changed.plan() == Counter()
 
 
+AFTER_ENSEMBLE = ("average", "score", "embed", "plan", "infer", "calibrate", "evaluate", "tokenize", "finish", "gather", "report")
 NETWORK_RULES = ("train", "predict", "infer")
 
 
@@ -65,10 +66,15 @@ NETWORK_RULES = ("train", "predict", "infer")
     [
         ({"calibration": {"coverage": 0.8}}, {"calibrate", "evaluate", "finish", "gather", "report"}),
         ({"tokens": {"count": 4, "components": 3, "sample": 400}}, {"tokenize", "finish", "gather", "report"}),
+        ({"ensemble": {"size": 1}}, set(AFTER_ENSEMBLE)),
+        (
+            {"ensemble": {"size": 1}, "calibration": {"coverage": 0.8}},
+            set(AFTER_ENSEMBLE),
+        ),
         ({"training": {"steps": 8}}, {"train", "predict", "infer", "calibrate"}),
         ({"volumes": {"more": {"synthetic": [30, 30]}}}, {"fetch", "plan", "infer", "finish", "gather", "report"}),
     ],
-    ids=["coverage", "tokens", "training", "volume"],
+    ids=["coverage", "tokens", "fewer", "fewer and coverage", "training", "volume"],
 )
 def test_a_change_runs_what_depends_on_it(finished, tmp_path, change, rules):
     workflow = finished.copy(tmp_path / "run")

@@ -3,6 +3,7 @@
 
 rule score:
     input:
+        manifest=f"{R}/pairs.json",
         average=f"{R}/ensemble/average.json",
         token=f"{R}/ensemble/heldout.zarr/zarr.json",
     output:
@@ -24,6 +25,7 @@ rule score:
 
 rule calibrate:
     input:
+        manifest=f"{R}/pairs.json",
         scores=f"{R}/calibration/scores.npz",
     output:
         thresholds=f"{R}/calibration/thresholds.json",
@@ -44,6 +46,7 @@ rule calibrate:
 
 rule evaluate:
     input:
+        manifest=f"{R}/pairs.json",
         average=f"{R}/ensemble/average.json",
         thresholds=f"{R}/calibration/thresholds.json",
     output:

@@ -1,5 +1,6 @@
 """The checked configuration, the names that rules share, and the command that every rule calls."""
 
+import json
 import os
 import re
 import sys
@@ -32,6 +33,9 @@ wildcard_constraints:
     scatteritem=r"\d+-of-\d+",
 
 
+PAIRS = [CONFIG.pairs.noisy, CONFIG.pairs.clean, CONFIG.pairs.mask] if CONFIG.pairs else []
+
+
 # The code that is fingerprinted is the code that runs, also in a conda environment, which holds other packages only;
 # without conda, the programs beside this Python are found although the environment is not activated.
 shell.prefix(
@@ -53,6 +57,22 @@ def spec(stage, **wildcards):
 def of_members(name):
     """A file of every member."""
     return expand(f"{R}/members/{{member}}/{name}", member=MEMBERS)
+
+
+def source_state(sources):
+    """
+    Number, size and newest change of the files in source folders, as Zarr stores are: Snakemake looks at a folder's
+    metadata file alone, which stays as it is when the data are written anew.
+    """
+    state = []
+    for source in filter(None, sources):
+        for path in filter(os.path.isdir, source.files()):
+            inside = os.path.join(path, source.array or "")
+            found = [os.stat(os.path.join(folder, name)) for folder, _, names in os.walk(inside) for name in names]
+            state.append(
+                [len(found), sum(file.st_size for file in found), max((file.st_mtime_ns for file in found), default=0)]
+            )
+    return json.dumps(state)
 
 
 def source_files(sources):

@@ -3,7 +3,7 @@
 
 rule ingest:
     input:
-        source_files([CONFIG.pairs.noisy, CONFIG.pairs.clean, CONFIG.pairs.mask] if CONFIG.pairs else []),
+        source_files(PAIRS),
     output:
         manifest=f"{R}/pairs.json",
         token=f"{R}/pairs.zarr/zarr.json",
@@ -15,6 +15,7 @@ rule ingest:
         "../../envs/behindthenoise.yaml"
     params:
         store=f"{R}/pairs.zarr",
+        sources=source_state(PAIRS),
         spec=spec("ingest"),
     shell:
         "python -m behindthenoise ingest --store {params.store:q} --manifest {output.manifest:q}"

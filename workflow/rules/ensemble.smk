@@ -51,6 +51,7 @@ rule train:
 
 rule predict:
     input:
+        manifest=f"{R}/pairs.json",
         train=f"{R}/members/{{member}}/train.json",
         graph=f"{R}/members/{{member}}/graph.json",
         weights=f"{R}/members/{{member}}/weights.safetensors",

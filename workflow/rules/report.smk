@@ -3,6 +3,7 @@
 
 rule gather:
     input:
+        manifest=f"{R}/pairs.json",
         tables=rules.evaluate.output,
         certificate=f"{R}/calibration/certificate.json",
         records=of_members("train.json"),

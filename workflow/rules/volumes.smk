@@ -1,15 +1,15 @@
 """Whole fields and volumes: fetched, planned, inferred by several jobs, finished."""
 
 
-def volume_files(wildcards):
-    """Source files of one volume; none where it is generated or is the training field."""
+def volume_sources(wildcards):
+    """Sources of one volume; none where it is generated or is the training field."""
     volume = CONFIG.volumes.get(wildcards.volume)
-    return source_files([volume.noisy, volume.mask] if volume else [])
+    return [volume.noisy, volume.mask] if volume else []
 
 
 rule fetch:
     input:
-        sources=volume_files,
+        sources=lambda wildcards: source_files(volume_sources(wildcards)),
         pairs=f"{R}/pairs.json",
         token=f"{R}/pairs.zarr/zarr.json",
     output:
@@ -24,6 +24,7 @@ rule fetch:
     params:
         pairs=f"{R}/pairs.zarr",
         store=f"{R}/volumes/{{volume}}/input.zarr",
+        sources=lambda wildcards: source_state(volume_sources(wildcards)),
         spec=lambda wildcards: spec("fetch", volume=wildcards.volume),
     shell:
         "python -m behindthenoise fetch --name {wildcards.volume:q} --pairs {params.pairs:q} --store {params.store:q}"
@@ -55,6 +56,7 @@ rule plan:
 
 rule infer:
     input:
+        manifest=f"{R}/pairs.json",
         volume=f"{R}/volumes/{{volume}}/input.json",
         token=f"{R}/volumes/{{volume}}/quantiles.zarr/zarr.json",
         projection=f"{R}/latents/projection.npz",

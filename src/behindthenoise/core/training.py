@@ -1,5 +1,6 @@
 """Training of one member: pinball losses of all three quantiles, best state on held-out training blocks."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 from behindthenoise.config import TrainingConfig
 from behindthenoise.core.network import Network
 from behindthenoise.core.patches import Patches
+from behindthenoise.errors import TrainingError
 
 VALIDATIONS = 20  # per training, at most
 VALIDATION_EXAMPLES = 128
@@ -76,12 +78,15 @@ def train(
     -------
     list of Progress
         One entry per validation.
+
+    Raises
+    ------
+    TrainingError
+        If the validation loss is no longer a number.
     """
     network.initialise(patches.noisy[_draw_batch(patches, 4 * config.batch, random)[:, 0]], random)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.1, cycle_momentum=False
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: rate_factor(done, config.steps))
     interval = -(-config.steps // VALIDATIONS)
     best, best_loss, waited = _copy_state(network), float("inf"), 0
     history: list[Progress] = []
@@ -94,6 +99,11 @@ def train(
         if step % interval and step < config.steps:
             continue
         loss = validate(network, held_out, config)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the validation loss is {loss} after {step} steps; "
+                f"use a smaller training.learning_rate than {config.learning_rate:g}"
+            )
         history.append(Progress(step, sum(losses) / len(losses), loss, rate, round(time.monotonic() - start, 3)))
         report(history[-1])
         losses.clear()
@@ -105,6 +115,14 @@ def train(
                 break
     network.load_state_dict(best)
     return history
+
+
+def rate_factor(done: int, steps: int) -> float:
+    """Share of the peak learning rate after `done` of `steps` steps: a rise over a tenth of them, then half a cosine."""
+    rise = max(steps // 10, 1)
+    if done < rise:
+        return (done + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (done - rise) / max(steps - rise, 1)))
 
 
 @torch.no_grad()

@@ -1,8 +1,12 @@
 """Sources in canonical form: named leading axes first, then [z,] y, x."""
 
-import xarray as xr
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-from behindthenoise.config import SPACE_AXES, Selection, Source
+import xarray as xr
+from tifffile import TiffFileError
+
+from behindthenoise.config import SPACE_AXES, Selection, Source, Space
 from behindthenoise.errors import SourceError
 from behindthenoise.io.sources import crop_space, open_source, select_channels
 
@@ -25,6 +29,51 @@ def canonical(source: Source, selection: Selection, leading: tuple[str, ...]) ->
     array = array.transpose(*leading, *space)
     array.attrs["origin"] = origin
     return array
+
+
+def read_mask(source: Source, crop: Mapping[Space, tuple[int, int]], sizes: Mapping[str, int]) -> xr.DataArray:
+    """
+    A mask with the given axes, True where there is data; along an axis that the source lacks, it is repeated.
+
+    Parameters
+    ----------
+    crop
+        Which voxels to use; spans along axes that the source lacks are left out.
+    sizes
+        Name and size of each axis that the mask must have.
+
+    Raises
+    ------
+    SourceError
+        If the source has another axis, or another size along one.
+    """
+    array = open_source(source)
+    mask = crop_space(array, {axis: span for axis, span in crop.items() if axis in array.dims}) != 0
+    for name, size in mask.sizes.items():
+        if sizes.get(str(name)) != size:
+            expected = ", ".join(f"{size} along {axis}" for axis, size in sizes.items())
+            raise SourceError(
+                f"mask {array.attrs['origin']} has {size} voxels along {name}; the image has {expected}; the mask may lack an axis"
+            )
+    lacking = {name: size for name, size in sizes.items() if name not in mask.dims}
+    return mask.expand_dims(lacking).transpose(*sizes)
+
+
+@contextmanager
+def reading(*origins: str) -> Iterator[None]:
+    """
+    Turn what libraries raise for damaged data, which shows only when values are read, into an error of ours.
+
+    Raises
+    ------
+    SourceError
+        Names the sources and the cause.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, TiffFileError) as problem:
+        cause = f"{type(problem).__name__}: {problem}"
+        raise SourceError(f"{' or '.join(origins)} cannot be read ({cause}); the file may be damaged or incomplete") from problem
 
 
 def expect_equal_sizes(first: xr.DataArray, second: xr.DataArray, names: tuple[str, ...]) -> None:

@@ -78,6 +78,11 @@ def new_instance() -> str:
     return uuid.uuid4().hex
 
 
+def whole(array: zarr.Array[Any], core: tuple[slice, ...]) -> tuple[slice, ...]:
+    """A region of space with all of the leading axes."""
+    return (*(slice(0, size) for size in array.shape[: array.ndim - len(core)]), *core)
+
+
 def digest(array: zarr.Array[Any], region: tuple[slice, ...] | None = None) -> str:
     """
     SHA-256 of an array's values, read chunk by chunk: it depends on the chunks' shape, but not on their compression.

@@ -11,7 +11,7 @@ from behindthenoise.core import synthetic
 from behindthenoise.core.split import shown_image
 from behindthenoise.errors import SourceError
 from behindthenoise.io import volumes
-from behindthenoise.io.canonical import canonical, expect_equal_sizes
+from behindthenoise.io.canonical import canonical, read_mask, reading
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import log, write_json
 from behindthenoise.run import pairs as store_of_pairs
@@ -31,8 +31,9 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
         noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, loaded.geometry)
     else:
         noisy, mask = read(config, spec.get("pairs", PairsConfig).channels, loaded.geometry)
-    mask = require_data(noisy, mask, name, masked=config is None or config.mask is not None)
-    digests = volumes.write_input(store, noisy, mask, loaded.geometry)
+    with reading(str(noisy.attrs.get("origin", name))):
+        mask = require_data(noisy, mask, name, masked=config is None or config.mask is not None)
+        digests = volumes.write_input(store, noisy, mask, loaded.geometry)
     log(f"fetch: volume {name}: {dict(noisy.sizes)}")
     write_json(manifest, {"stage": "fetch", "volume": name, "shape": list(mask.shape), "digests": digests})
 
@@ -62,8 +63,11 @@ def read(config: VolumeConfig, channels: tuple[str, ...] | None, geometry: Geome
         If its axes, channels or mask do not fit.
     """
     assert config.noisy is not None
-    selection = Selection(channels=config.channels or channels, crop=config.crop)
-    noisy = canonical(config.noisy, selection, ("scan", "channel"))
+    noisy = canonical(config.noisy, Selection(channels=config.channels or channels, crop=config.crop), ("scan", "channel"))
+    names = [str(name) for name in noisy.coords["channel"].to_numpy()]
+    if not config.channels and not any(all(name.isdecimal() for name in row) for row in (names, geometry.channels)):
+        # named channels may stand in another order than in the pairs
+        noisy = canonical(config.noisy, Selection(channels=geometry.channels, crop=config.crop), ("scan", "channel"))
     origin = noisy.attrs["origin"]
     space = tuple(str(name) for name in noisy.dims[2:])
     if space != geometry.space or noisy.sizes["channel"] != len(geometry.channels):
@@ -75,12 +79,10 @@ def read(config: VolumeConfig, channels: tuple[str, ...] | None, geometry: Geome
         raise SourceError(f"scan {config.scan} does not exist in {origin}; it has {noisy.sizes['scan']}")
     noisy = noisy.isel(scan=config.scan)
     noisy.attrs["origin"] = origin
+    sizes = {axis: noisy.sizes[axis] for axis in space}
     if config.mask is None:
-        sizes = [noisy.sizes[axis] for axis in space]
-        return noisy, xr.DataArray(da.ones(sizes, dtype=bool), dims=space)
-    mask = canonical(config.mask, Selection(crop=config.crop), ())
-    expect_equal_sizes(mask, noisy, space)
-    return noisy, mask != 0
+        return noisy, xr.DataArray(da.ones(list(sizes.values()), dtype=bool), dims=space)
+    return noisy, read_mask(config.mask, config.crop, sizes)
 
 
 def require_data(noisy: xr.DataArray, mask: xr.DataArray, name: str, *, masked: bool) -> xr.DataArray:

@@ -54,19 +54,25 @@ def support_of(spec: Spec) -> Support:
 
 def expect_complete(group: zarr.Group, source: volumes.Volume, manifests: list[dict[str, Any]]) -> None:
     """
-    Nothing, if the jobs together wrote every tile of this very store.
+    Nothing, if the jobs together wrote every tile of this very store, and it still holds what they wrote.
 
     Raises
     ------
     StoreError
-        Names a tile that is missing or was written into an earlier store.
+        Names a tile that is missing, damaged, or was written into an earlier store.
     """
     layout = volumes.read_layout(group)
-    written = {corner for job in manifests if job["instance"] == layout.instance for corner in job["tiles"]}
+    written = {corner: found for job in manifests if job["instance"] == layout.instance for corner, found in job["tiles"].items()}
+    targets = [stores.get_array(group, name) for name in ("quantiles", "embedding")]
     for tile in tiles(source.shape, layout.core, layout.halo):
         corner = ",".join(str(part.start) for part in tile.core)
         if corner not in written:
             raise StoreError(f"the tile at {corner} of {group.store_path} was never written; run the workflow again")
+        if [stores.digest(target, stores.whole(target, tile.core)) for target in targets] != written[corner]:
+            raise StoreError(
+                f"the tile at {corner} of {group.store_path} is lost or damaged: it is not what was written there; "
+                "delete the folder and run the workflow again"
+            )
 
 
 def calibrated(raw: np.ndarray, thresholds: list[float], support: Support) -> np.ndarray:

@@ -2,11 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import zarr
 
 from behindthenoise.config import NetworkConfig
 from behindthenoise.core import inference, tiling
@@ -60,9 +58,9 @@ def run(
     for done, tile in enumerate(owned, start=1):
         results = run_tile(networks, mapping, scale, source, tile)
         for target, values in zip(targets, results, strict=True):
-            target[whole(target, tile)] = values
+            target[stores.whole(target, tile.core)] = values
         corner = ",".join(str(part.start) for part in tile.core)
-        digests[corner] = [stores.digest(target, whole(target, tile)) for target in targets]
+        digests[corner] = [stores.digest(target, stores.whole(target, tile.core)) for target in targets]
         countdown.done(done)
     write_json(manifest, {"stage": "infer", "instance": layout.instance, "share": share, "tiles": digests})
 
@@ -100,8 +98,3 @@ def parse_share(text: str, count: int) -> range:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise ConfigError(f"--share is {text!r}; it must be like 2-of-8, the first number between 1 and the second")
     return tiling.share(count, int(found[1]) - 1, int(found[2]))
-
-
-def whole(target: zarr.Array[Any], tile: tiling.Tile) -> tuple[slice, ...]:
-    """A tile's core with all of the leading axes."""
-    return (*(slice(0, size) for size in target.shape[: target.ndim - len(tile.core)]), *tile.core)

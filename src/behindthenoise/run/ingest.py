@@ -1,17 +1,19 @@
 """Verb `ingest`: sources or generator → `pairs.zarr`, split and scaled."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from behindthenoise.config import SPACE_AXES, PairsConfig, Selection, SplitConfig, SyntheticConfig
+from behindthenoise.config import SPACE_AXES, PairsConfig, SplitConfig, SyntheticConfig
 from behindthenoise.core import metrics, synthetic
 from behindthenoise.core import split as splitting
 from behindthenoise.core.scale import Scale
 from behindthenoise.errors import SourceError
-from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes
+from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, read_mask, reading
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import log, write_json
 from behindthenoise.run import pairs as store_of_pairs
@@ -50,6 +52,8 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
             "voxels": counts,
             "units": units,
             "calibration_unit_sizes": unit_sizes(split),
+            "clean_range": [[float(np.nanmin(clean[:, c])), float(np.nanmax(clean[:, c]))] for c in range(clean.shape[1])],
+            "scale": asdict(pairs.scale),
             "gap": gap,
         },
     )
@@ -90,18 +94,21 @@ def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geome
     space = tuple(str(name) for name in clean.dims[2:])
     expect_equal_sizes(noisy, clean, ("image", "channel", *space))
     expect_equal_channels(noisy, clean)
+    sizes = {name: clean.sizes[name] for name in ("image", *space)}
+    with reading(noisy.attrs["origin"], clean.attrs["origin"]):
+        values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
     if config.mask is None:
-        mask = np.ones([clean.sizes[name] for name in ("image", *space)], bool)
+        mask = np.ones(list(sizes.values()), bool)
     else:
-        masked = canonical(config.mask, Selection(crop=config.crop), ("image",))
-        expect_equal_sizes(masked, clean, space)
-        mask = np.broadcast_to(masked.to_numpy() != 0, [clean.sizes["image"], *(clean.sizes[name] for name in space)]).copy()
-    values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
+        with reading(config.mask.path):
+            mask = read_mask(config.mask, config.crop, sizes).to_numpy().copy()
     for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
         expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
     names = tuple(str(name) for name in clean.coords["channel"].to_numpy())
-    spacing = tuple(config.spacing.get(name, 1.0) for name in SPACE_AXES if name in space)
-    return values["noisy"], values["clean"], mask, Geometry(space, spacing, config.unit, names, config.value_unit)
+    known: dict[str, Any] = dict(clean.attrs) if not config.spacing else {"spacing": config.spacing, "unit": config.unit}
+    spacing = tuple(known.get("spacing", {}).get(name, 1.0) for name in space)
+    geometry = Geometry(space, spacing, known.get("unit", config.unit), names, config.value_unit)
+    return values["noisy"], values["clean"], mask, geometry
 
 
 def expect_finite(values: Float[np.ndarray, " *lead"], mask: Bool[np.ndarray, " image *space"], what: str, *, masked: bool) -> None:
