@@ -202,3 +202,15 @@ def test_the_channels_of_a_volume_are_found_by_name(folder, order):
     noisy = xr.open_zarr("map.zarr", consolidated=False)["noisy"].values
     assert (noisy[0] == 1).all()
     assert (noisy[1] == 2).all()
+
+
+def test_a_volume_without_a_channel_axis_fits_pairs_without_one(folder):
+    for name, shape in (("noisy", (2, *SHAPE)), ("clean", SHAPE), ("map", (60, 70))):
+        np.save(f"{name}.npy", np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    plain = {"axes": "y x", "channel_names": None}
+    config = configure(
+        noisy={**plain, "axes": "scan y x"}, clean=plain, volumes={"map": {"noisy": {"path": "map.npy", "axes": "y x"}}}
+    )
+    assert ingest(config) == 0
+    options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
+    assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0

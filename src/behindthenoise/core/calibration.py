@@ -156,6 +156,24 @@ def apply(
     return np.clip(low, least, largest), np.clip(high, least, largest)
 
 
+def expect_support(support: tuple[float | None, float | None], channel: str, least: float, largest: float) -> None:
+    """
+    Nothing, if no clean value lies outside the support, where intervals are cut off.
+
+    Raises
+    ------
+    CalibrationError
+        Names the channel and the value.
+    """
+    low, high = support
+    outside = least if low is not None and least < low else largest if high is not None and largest > high else None
+    if outside is not None:
+        raise CalibrationError(
+            f"channel {channel!r} of the clean image holds {outside:g}, outside calibration.support {list(support)}; "
+            "intervals are cut there and would miss it; widen the support or use null"
+        )
+
+
 def certificate(
     sizes: Int[np.ndarray, " unit"],
     threshold: float,

@@ -24,6 +24,9 @@ def run(spec: Spec, *, pairs: Path, scores: Path, thresholds: Path, certificate:
     thresholds_of = {
         name: [calibration.threshold(values, unit, config.miscoverage) for values in rows] for name, rows in found.items()
     }
+    for index, name in enumerate(channels):
+        clean = loaded.clean[:, index]
+        calibration.expect_support(config.support, name, float(np.nanmin(clean)), float(np.nanmax(clean)))
     sizes = calibration.unit_sizes(unit)
     rows = [
         {

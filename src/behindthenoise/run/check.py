@@ -6,7 +6,6 @@ import numpy as np
 
 from behindthenoise.config import CalibrationConfig, InferenceConfig, NetworkConfig
 from behindthenoise.core import calibration, memory
-from behindthenoise.errors import CalibrationError
 from behindthenoise.io.record import log, read_json
 from behindthenoise.run.graphs import read_graph
 from behindthenoise.stages import Spec
@@ -21,7 +20,7 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     sizes = np.array(facts["calibration_unit_sizes"], dtype=np.int64)
     calibration.crc_rank(sizes, config.miscoverage)
     for channel, (least, largest) in zip(facts["channels"], facts["clean_range"], strict=True):
-        expect_support(config.support, channel, least, largest)
+        calibration.expect_support(config.support, channel, least, largest)
     inference = spec.get("inference", InferenceConfig)
     halo, voxel_bytes = memory.ensemble_cost(
         [read_graph(graph)], spec.get("network", NetworkConfig), len(facts["channels"]), spec.get("tokens.components", int)
@@ -32,21 +31,3 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     kind = "image" if spec.get("split.by", str) == "image" else "block"
     log(f"check: {len(sizes)} calibration {kind}s carry the guarantee")
     log(f"check: tiles of {core} voxels, halo {halo}, {voxel_bytes} bytes per voxel")
-
-
-def expect_support(support: tuple[float | None, float | None], channel: str, least: float, largest: float) -> None:
-    """
-    Nothing, if no clean value lies outside the support, where intervals are cut off.
-
-    Raises
-    ------
-    CalibrationError
-        Names the channel and the value.
-    """
-    low, high = support
-    outside = least if low is not None and least < low else largest if high is not None and largest > high else None
-    if outside is not None:
-        raise CalibrationError(
-            f"channel {channel!r} of the clean image holds {outside:g}, outside calibration.support {list(support)}; "
-            "intervals are cut there and would miss it; widen the support or use null"
-        )

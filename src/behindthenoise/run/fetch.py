@@ -65,8 +65,9 @@ def read(config: VolumeConfig, channels: tuple[str, ...] | None, geometry: Geome
     assert config.noisy is not None
     noisy = canonical(config.noisy, Selection(channels=config.channels or channels, crop=config.crop), ("scan", "channel"))
     names = [str(name) for name in noisy.coords["channel"].to_numpy()]
-    if not config.channels and not any(all(name.isdecimal() for name in row) for row in (names, geometry.channels)):
-        # named channels may stand in another order than in the pairs
+    named = not any(all(name.isdecimal() for name in row) for row in (names, geometry.channels))
+    if not config.channels and named and len(geometry.channels) > 1:
+        # they may stand in another order than in the pairs
         noisy = canonical(config.noisy, Selection(channels=geometry.channels, crop=config.crop), ("scan", "channel"))
     origin = noisy.attrs["origin"]
     space = tuple(str(name) for name in noisy.dims[2:])
