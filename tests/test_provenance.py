@@ -24,6 +24,7 @@ def package(tmp_path, monkeypatch):
 def forget():
     """A process reads each module once; here it is read again after an edit."""
     provenance._tree.cache_clear()
+    provenance._imports.cache_clear()
     provenance._code.cache_clear()
 
 

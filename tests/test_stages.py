@@ -26,7 +26,9 @@ def sections_read(stage):
     """Sections that the source of a stage's module takes from its specification."""
     source = Path(inspect.getsourcefile(importlib.import_module(f"behindthenoise.{module_of(stage)}"))).read_text()
     found = re.findall(r"""spec\.(?:get|find|sections)[(\[]\s*(?:"([^"]+)"|(VOLUME))""", source)
-    return {key or stages.VOLUME for key, _ in found}
+    whole = {key or stages.VOLUME for key, _ in found}
+    parts = re.findall(r"spec\.part\(.([a-z]+)", source)
+    return whole | {key for key in STAGES[stage].sections if key.partition(".")[0] in parts and "." in key}
 
 
 @pytest.mark.parametrize("stage", STAGES)

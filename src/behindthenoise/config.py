@@ -357,6 +357,8 @@ class Config(Section):
         if (self.pairs is None) == (self.synthetic is None):
             raise ValueError("the config has either `pairs` (measured) or `synthetic` (generated), not both and not neither")
         for name, volume in self.volumes.items():
+            if name.endswith(".ome.zarr"):
+                raise ValueError(f"volume name {name!r} ends like a store; leave .ome.zarr out")
             if name == "field":
                 raise ValueError("volume name 'field' is taken by the training field itself; choose another")
             if volume.synthetic is not None and self.synthetic is None:

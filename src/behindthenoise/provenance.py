@@ -54,7 +54,8 @@ def _path(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def _imports(module: str) -> list[str]:
+@cache
+def _imports(module: str) -> tuple[str, ...]:
     """Modules of this package that a module names in its import statements."""
     names: list[str] = []
     for node in ast.walk(_tree(module)):
@@ -64,13 +65,13 @@ def _imports(module: str) -> list[str]:
             names += [base] if base else []
         elif isinstance(node, ast.Import):
             names += [alias.name.removeprefix(f"{PACKAGE}.") for alias in node.names if alias.name.startswith(f"{PACKAGE}.")]
-    return names
+    return tuple(names)
 
 
 @cache
 def _code(module: str) -> str:
     """The code of a module without comments, docstrings and formatting."""
-    tree = ast.parse(_path(module).read_text())
+    tree = _tree(module)  # what is taken away here holds no import
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)

@@ -16,6 +16,7 @@ from behindthenoise.provenance import fingerprint
 
 Value = TypeVar("Value")
 VOLUME = "volumes.{volume}"
+TILES = ("inference.tile", "inference.memory_gb")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ STAGES: dict[str, Stage] = {
     "draw": Stage("draw the graph of one member", ("network", "ensemble.seed"), ("graph",)),
     "check": Stage(
         "refuse what would fail later: too few calibration units, tiles that do not fit",
-        ("calibration", "inference", "network", "tokens.components", "split.by", "volumes"),
+        ("calibration", "inference", "network", "tokens.components", "tokens.count", "split.by", "volumes"),
         ("pairs", "graph"),
     ),
     "train": Stage(
@@ -61,7 +62,7 @@ STAGES: dict[str, Stage] = {
     ),
     "predict": Stage(
         "predict the calibration and test data with one member, and sample its latents",
-        ("inference", "network", "tokens.sample", "tokens.seed"),
+        (*TILES, "inference.threads", "network", "tokens.sample", "tokens.seed"),
         ("pairs", "graph", "weights", "store", "latents", "manifest"),
     ),
     "average": Stage("average the members' quantiles", (), ("store", "manifest"), ("members",)),
@@ -84,7 +85,7 @@ STAGES: dict[str, Stage] = {
     "fetch": Stage("copy one volume into a store of our own", (VOLUME, "pairs", "synthetic"), ("pairs", "store", "manifest")),
     "plan": Stage(
         "choose the tiles of one volume and lay out its store",
-        ("inference.tile", "inference.memory_gb", "network", "tokens.components"),
+        (*TILES, "network", "tokens.components"),
         ("volume", "store"),
         ("graphs",),
     ),
@@ -177,6 +178,18 @@ class Spec:
             return TypeAdapter(kind).validate_json(json.dumps(self.sections[key]))
         except ValidationError as problem:
             raise ConfigError(f"--spec: {key} is {self.sections[key]!r}: {problem.errors()[0]['msg'].lower()}") from None
+
+    def part(self, section: str, kind: type[Value]) -> Value:
+        """
+        A section of which only some keys stand here, each as `section.key`; the others have their defaults.
+
+        Raises
+        ------
+        ConfigError
+            If a value does not fit.
+        """
+        keys = {key.partition(".")[2]: value for key, value in self.sections.items() if key.startswith(f"{section}.")}
+        return Spec(self.code, {section: keys}).get(section, kind)
 
     def as_data(self) -> dict[str, Any]:
         """Plain data for a manifest."""

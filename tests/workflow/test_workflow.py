@@ -187,3 +187,9 @@ def test_a_volume_opens_in_xarray(finished):
     level = xr.open_zarr(finished.results / "volumes/wide.ome.zarr", consolidated=False, drop_variables=["1", "2"])["0"]
     assert level.dims == ("c", "y", "x")
     assert level.shape == (4, 40, 56)
+
+
+def test_settings_on_the_command_line_are_numbers(finished):
+    text = finished.finish("--dry-run", "--config", "ensemble={size: 3}", "training={steps: 6, batch: 2, patch: 24, flips: false}")
+    assert text.count("\nrule train:") == 3
+    assert '"flips": false' in text

@@ -6,7 +6,9 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))
@@ -14,6 +16,18 @@ sys.path.insert(0, str(SOURCE))
 from behindthenoise import config as settings
 from behindthenoise.errors import ConfigError
 from behindthenoise.stages import specification
+
+
+def as_written(value):
+    """A value from the command line as YAML means it: --config 'ensemble={size: 3}' hands every scalar over as text."""
+    if isinstance(value, dict):
+        return {key: as_written(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_written(inner) for inner in value]
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+update_config(config, as_written(dict(workflow.config_settings.config)))
 
 try:
     CONFIG = settings.parse(config, origin=", ".join(map(str, workflow.configfiles)) or "config")

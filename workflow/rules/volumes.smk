@@ -19,6 +19,8 @@ rule fetch:
         f"{LOGS}/fetch/{{volume}}.log",
     benchmark:
         f"{BENCHMARKS}/fetch/{{volume}}.tsv"
+    # before any training: a volume that must be refused is refused early
+    priority: 1
     conda:
         "../../envs/behindthenoise.yaml"
     params:

@@ -166,7 +166,10 @@ def expect_support(support: tuple[float | None, float | None], channel: str, lea
         Names the channel and the value.
     """
     low, high = support
-    outside = least if low is not None and least < low else largest if high is not None and largest > high else None
+    # in float32, as the image is: 0.1 there is a little more than 0.1
+    below = low is not None and np.float32(least) < np.float32(low)
+    above = high is not None and np.float32(largest) > np.float32(high)
+    outside = least if below else largest if above else None
     if outside is not None:
         raise CalibrationError(
             f"channel {channel!r} of the clean image holds {outside:g}, outside calibration.support {list(support)}; "

@@ -48,7 +48,8 @@ def read_mask(source: Source, crop: Mapping[Space, tuple[int, int]], sizes: Mapp
         If the source has another axis, or another size along one.
     """
     array = open_source(source)
-    mask = crop_space(array, {axis: span for axis, span in crop.items() if axis in array.dims}) != 0
+    values = crop_space(array, {axis: span for axis, span in crop.items() if axis in array.dims})
+    mask = (values != 0) & values.notnull()
     for name, size in mask.sizes.items():
         if sizes.get(str(name)) != size:
             expected = ", ".join(f"{size} along {axis}" for axis, size in sizes.items())

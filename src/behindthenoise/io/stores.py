@@ -78,7 +78,7 @@ def new_instance() -> str:
     return uuid.uuid4().hex
 
 
-def whole(array: zarr.Array[Any], core: tuple[slice, ...]) -> tuple[slice, ...]:
+def whole(array: zarr.Array[Any] | np.ndarray, core: tuple[slice, ...]) -> tuple[slice, ...]:
     """A region of space with all of the leading axes."""
     return (*(slice(0, size) for size in array.shape[: array.ndim - len(core)]), *core)
 

@@ -183,6 +183,7 @@ def set_windows(group: zarr.Group, coarsest: int) -> None:
             found = values[list(indices)]
             found = found[np.isfinite(found)]
             low, high = (float(found.min()), float(found.max())) if found.size else (0.0, 1.0)
+            high = high if high > low else low + 1  # a viewer divides by the difference
             for index in indices:
                 metadata["omero"]["channels"][index]["window"] = {"start": low, "end": high, "min": low, "max": high}
     group.attrs["ome"] = metadata

@@ -6,6 +6,7 @@ import numpy as np
 
 from behindthenoise.config import CalibrationConfig, InferenceConfig, NetworkConfig
 from behindthenoise.core import calibration, memory
+from behindthenoise.errors import ConfigError
 from behindthenoise.io.record import log, read_json
 from behindthenoise.run.graphs import read_graph
 from behindthenoise.stages import Spec
@@ -25,9 +26,23 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     halo, voxel_bytes = memory.ensemble_cost(
         [read_graph(graph)], spec.get("network", NetworkConfig), len(facts["channels"]), spec.get("tokens.components", int)
     )
+    expect_voxels(spec.get("tokens.count", int), facts["voxels"]["train"])
     # volumes may be larger than the field of the pairs, and then a tile is not cut at its end
     shape = [LARGE] * len(facts["shape"]) if spec.sections["volumes"] else facts["shape"]
     core = memory.choose_core(shape, halo, voxel_bytes, inference.memory_bytes, inference.tile_edge)
     kind = "image" if spec.get("split.by", str) == "image" else "block"
     log(f"check: {len(sizes)} calibration {kind}s carry the guarantee")
     log(f"check: tiles of {core} voxels, halo {halo}, {voxel_bytes} bytes per voxel")
+
+
+def expect_voxels(tokens: int, trains: int) -> None:
+    """
+    Nothing, if there are enough training voxels to cluster.
+
+    Raises
+    ------
+    ConfigError
+        Says how many there are.
+    """
+    if tokens > trains:
+        raise ConfigError(f"tokens.count is {tokens}, but only {trains} voxels train; ask for fewer tokens")

@@ -33,7 +33,7 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
         noisy, mask = read(config, spec.get("pairs", PairsConfig).channels, loaded.geometry)
     with reading(str(noisy.attrs.get("origin", name))):
         mask = require_data(noisy, mask, name, masked=config is None or config.mask is not None)
-        digests = volumes.write_input(store, noisy, mask, loaded.geometry)
+    digests = volumes.write_input(store, noisy, mask, loaded.geometry)
     log(f"fetch: volume {name}: {dict(noisy.sizes)}")
     write_json(manifest, {"stage": "fetch", "volume": name, "shape": list(mask.shape), "digests": digests})
 

@@ -92,6 +92,14 @@ def assigned(embedding: np.ndarray, model: tokenizing.TokenModel) -> np.ndarray:
     return tokenizing.assign(model, embedding)
 
 
+def mean_of_data(values: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
+    """Mean over the voxels that carry data; NaN where none does."""
+    valid = np.isfinite(values)
+    counts = valid.sum(axis=axis)
+    sums = np.where(valid, values, 0).sum(axis=axis, dtype=np.float64)
+    return np.where(counts, sums / np.maximum(counts, 1), np.nan).astype(values.dtype)
+
+
 def write_pyramid(bands: da.Array, labels: da.Array, target: zarr.Group, levels: list[tuple[int, ...]]) -> None:
     """Write the full level, then each coarser one from the stored one before: means of the image, every n-th label."""
     for level, shape in enumerate(levels):
@@ -101,7 +109,9 @@ def write_pyramid(bands: da.Array, labels: da.Array, target: zarr.Group, levels:
             fine_image, fine_label = (
                 da.from_zarr(stores.get_array(target, f"{path}{level - 1}")) for path in ("", "labels/tokens/")
             )
-            bands = da.coarsen(np.mean, fine_image, {axis + 1: factor for axis, factor in enumerate(factors)}, trim_excess=True)
+            bands = da.coarsen(
+                mean_of_data, fine_image, {axis + 1: factor for axis, factor in enumerate(factors)}, trim_excess=True
+            )
             starts = tuple(slice(None, size * factor, factor) for size, factor in zip(shape, factors, strict=True))
             labels = fine_label[starts]
         stores.fill([bands, labels], [image, label])

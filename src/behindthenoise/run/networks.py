@@ -14,7 +14,9 @@ from behindthenoise.run.graphs import read_graph
 
 
 def device() -> torch.device:
-    """The first GPU that this process may use, else the CPU."""
+    """The first GPU that this process may use, else the CPU; full float32 there, or tiles would show in the third digit."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -14,9 +14,7 @@ from behindthenoise.stages import Spec
 def run(spec: Spec, *, volume: Path, graphs: list[Path], store: Path) -> None:
     """Write the empty store of the quantiles."""
     source = volumes.open_input(volume)
-    config = InferenceConfig.model_validate(
-        {"tile": spec.sections["inference.tile"], "memory_gb": spec.sections["inference.memory_gb"]}
-    )
+    config = spec.part("inference", InferenceConfig)
     network, components = spec.get("network", NetworkConfig), spec.get("tokens.components", int)
     drawn = [read_graph(path) for path in graphs]
     components = min(components, len(drawn) * network.latent)

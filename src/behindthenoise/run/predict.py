@@ -1,5 +1,6 @@
 """Verb `predict`: one member's quantiles on calibration and test voxels, and its latents on a sample of training voxels."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ LEVELS = ("lower", "median", "upper")
 
 def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, latents: Path, manifest: Path) -> None:
     """Write the held-out quantiles, the sampled latents and the manifest."""
-    config, network_config = spec.get("inference", InferenceConfig), spec.get("network", NetworkConfig)
+    config, network_config = spec.part("inference", InferenceConfig), spec.get("network", NetworkConfig)
     torch.set_num_threads(config.threads)
     loaded = store_of_pairs.read(pairs)
     channels = len(loaded.geometry.channels)
@@ -33,56 +34,76 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, lat
     halo, voxel_bytes = memory.ensemble_cost([network.graph], network_config, channels, components=0)
     core = memory.choose_core(loaded.shape, halo, voxel_bytes, config.memory_bytes, config.tile_edge)
     sample = draw_sample(loaded.split.role == TRAIN, spec.get("tokens.sample", int), spec.get("tokens.seed", int))
-    quantiles, sampled, medians = predict(loaded, network, core, sample, network_config.latent)
     group = stores.create_group(store, {"levels": LEVELS})
     dims = ("image", "scan", "quantile", "channel", *loaded.geometry.space)
-    edge = stores.CHUNK[len(loaded.shape)]
-    array = stores.create_array(
-        group, "quantiles", quantiles.shape, dtype="float32", chunks=(1, 1, 3, channels, *[edge] * len(core)), dims=dims
-    )
-    array[:] = quantiles
-    models.write_latents(latents, sampled, medians)
+    shape = (*loaded.noisy.shape[:2], 3, *loaded.noisy.shape[2:])
+    chunks = (1, 1, 3, channels, *[stores.CHUNK[len(core)]] * len(core))
+    array = stores.create_array(group, "quantiles", shape, dtype="float32", chunks=chunks, dims=dims)
+    taken = Sample.empty(sample, loaded.mask.shape, network_config.latent)
+    countdown = Countdown(shape[0] * shape[1], "fields")
+    for done, (image, scan) in enumerate(np.ndindex(shape[:2]), start=1):
+        array[image, scan] = predict(loaded, network, core, (image, scan), taken if scan == 0 else None)
+        countdown.done(done)
+    models.write_latents(latents, taken.latents, taken.medians)
     write_json(manifest, {"stage": "predict", "quantiles": stores.digest(array), "latents": file_digest(latents)})
 
 
-def predict(
-    pairs: Pairs, network: Network, core: tuple[int, ...], sample: Int[np.ndarray, " n"], latent: int
-) -> tuple[
-    Float[np.ndarray, " image scan 3 c *space"],
-    Float[np.ndarray, " n latent"],
-    Float[np.ndarray, " n"],
-]:
+@dataclass(frozen=True)
+class Sample:
     """
-    Quantiles in physical units (NaN where a voxel neither calibrates nor tests), and latent and median of the sampled voxels.
+    Latents and medians of sampled voxels, filled tile by tile.
 
-    The sample is taken from the first scan.
+    Attributes
+    ----------
+    slot
+        Place of each voxel in the sample; -1 where it is not in it.
+    latents, medians
+        Latent vector, and median of the first channel.
     """
-    held_out = np.isin(pairs.split.role, (CALIBRATION, TEST))
-    slots_flat = np.full(pairs.mask.size, -1)
-    slots_flat[sample] = np.arange(len(sample))
-    slot = slots_flat.reshape(pairs.mask.shape)
-    images, scans, channels = pairs.noisy.shape[:3]
-    quantiles = np.full((images, scans, 3, channels, *pairs.shape), np.nan, np.float32)
-    latents = np.zeros((len(sample), latent), np.float32)
-    medians = np.zeros(len(sample), np.float32)
-    work = [
-        (image, scan, tile)
-        for image in range(images)
-        for scan in range(scans)
-        for tile in tiles(pairs.shape, core, network.graph.radius)
-        if held_out[image][tile.core].any() or (scan == 0 and (slot[image][tile.core] >= 0).any())
-    ]
-    countdown = Countdown(len(work), "tiles")
-    for done, (image, scan, tile) in enumerate(work, start=1):
-        region = (slice(None), *tile.read)
-        standardised = pairs.scale.standardise_noisy(pairs.noisy[image, scan][region], pairs.mask[image][tile.read], axis=0)
-        raw, vectors = inference.run_member(network, standardised)
+
+    slot: Int[np.ndarray, " image *space"]
+    latents: Float[np.ndarray, " n latent"]
+    medians: Float[np.ndarray, " n"]
+
+    @classmethod
+    def empty(cls, chosen: Int[np.ndarray, " n"], shape: tuple[int, ...], latent: int) -> "Sample":
+        """Room for the voxels with these flat indices."""
+        slot = np.full(int(np.prod(shape)), -1)
+        slot[chosen] = np.arange(len(chosen))
+        return cls(slot.reshape(shape), np.zeros((len(chosen), latent), np.float32), np.zeros(len(chosen), np.float32))
+
+    def take(self, image: int, core: tuple[slice, ...], latents: np.ndarray, median: np.ndarray) -> None:
+        """Keep what belongs to the sample of one tile's core."""
+        slots = self.slot[image][core]
+        wanted = slots >= 0
+        self.latents[slots[wanted]] = latents[:, wanted].T
+        self.medians[slots[wanted]] = median[wanted]
+
+
+def predict(
+    pairs: Pairs, network: Network, core: tuple[int, ...], field: tuple[int, int], sample: Sample | None
+) -> Float[np.ndarray, " 3 c *space"]:
+    """
+    Quantiles of one scan in physical units, NaN where a voxel neither calibrates nor tests.
+
+    Parameters
+    ----------
+    field
+        Which image and which scan.
+    sample
+        What to fill with the latents of this scan; None if it is taken from another one.
+    """
+    image, scan = field
+    held_out = np.isin(pairs.split.role[image], (CALIBRATION, TEST))
+    quantiles = np.full((3, *pairs.noisy.shape[2:]), np.nan, np.float32)
+    for tile in tiles(pairs.shape, core, network.graph.radius):
+        sampled = sample is not None and bool((sample.slot[image][tile.core] >= 0).any())
+        if not held_out[tile.core].any() and not sampled:
+            continue
+        noisy, mask = pairs.noisy[image, scan][(slice(None), *tile.read)], pairs.mask[image][tile.read]
+        raw, latents = inference.run_member(network, pairs.scale.standardise_noisy(noisy, mask, axis=0))
         values = crop(pairs.scale.restore_clean(raw, axis=1), tile)
-        quantiles[image, scan][(..., *tile.core)] = np.where(held_out[image][tile.core], values, np.nan)
-        if scan == 0:
-            slots = slot[image][tile.core]
-            wanted = slots >= 0
-            latents[slots[wanted]] = crop(vectors, tile)[:, wanted].T
-            medians[slots[wanted]] = values[1, 0][wanted]
-        countdown.done(done)
-    return quantiles, latents, medians
+        quantiles[stores.whole(quantiles, tile.core)] = np.where(held_out[tile.core], values, np.nan)
+        if sample is not None:
+            sample.take(image, tile.core, crop(latents, tile), values[1, 0])
+    return quantiles
