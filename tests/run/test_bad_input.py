@@ -214,3 +214,18 @@ def test_a_volume_without_a_channel_axis_fits_pairs_without_one(folder):
     assert ingest(config) == 0
     options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
     assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
+
+
+def test_a_support_that_ends_where_the_data_end_is_accepted(folder):
+    clean = np.clip(np.load("clean.npy"), 0, np.float32(0.1))
+    np.save("clean.npy", clean)
+    assert check(configure(calibration={"support": [0, 0.1]})) == 0
+
+
+def test_more_tokens_than_training_voxels(folder, capsys):
+    config = configure(pairs={"crop": {"y": [0, 48], "x": [0, 48]}}, tokens={"count": 255, "sample": 300}, split={"block": 4})
+    assert check(config) == 0
+    np.save("mask.npy", np.arange(48)[:, None] * np.ones(48) > 22)
+    masked = configure(pairs={"mask": {"path": "mask.npy", "axes": "y x"}}, tokens={"count": 60, "sample": 300})
+    assert check(masked) == 2
+    assert "tokens.count is 60, but only 48 voxels train" in capsys.readouterr().err
