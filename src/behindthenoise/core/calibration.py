@@ -214,6 +214,11 @@ def certificate(
         "The clean image is taken as the truth: the intervals cover what it shows, its own noise included.",
         f"No calibration {unit_kind} was used to train, to choose or to stop a network.",
     ]
+    if unit_kind == "block":
+        assumptions.append(
+            "Blocks of one field are neighbours and alike: they show how the intervals hold on the rest of this field and on "
+            "fields like it, not how another specimen differs."
+        )
     if scans > 1:
         assumptions.append(
             f"The {scans} scans of a field share one clean image, so they repeat the noise but not the structure: all scans of "
