@@ -1,12 +1,19 @@
 import warnings
+from itertools import pairwise
 
+import dask.array as da
 import numpy as np
+import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.tokens import TokenModel
-from behindthenoise.run.finish import assigned, calibrated, mean_of_data
+from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.volumes import Volume, create_ome
+from behindthenoise.run.finish import assigned, calibrated, mean_of_data, write_pyramid
 
 blocks = hnp.arrays(np.float32, (2, 4, 6), elements=st.one_of(st.floats(-100, 100, width=32), st.just(np.float32(np.nan))))
 
@@ -30,6 +37,29 @@ def test_a_finished_voxel_has_its_median_inside_its_interval(raw, threshold, lea
     assert (median <= upper).all()
     np.testing.assert_array_equal(width, upper - lower)
     assert least is None or (lower >= least).all()
+
+
+@pytest.mark.parametrize("shape", [(150, 131), (70, 20, 67)], ids=["2d", "3d"])
+def test_every_level_is_the_mean_of_the_one_before(tmp_path, shape):
+    random = np.random.default_rng(0)
+    image, labels = random.normal(size=(4, *shape)).astype(np.float32), random.integers(1, 4, size=shape).astype(np.uint8)
+    image[:, random.random(shape) < 0.3] = np.nan
+    geometry = Geometry(("z", "y", "x")[-len(shape) :], (1.0,) * len(shape), "pixel", ("Fe",), "counts")
+    levels = shapes_of_levels(shape)
+    mask = zarr.create_array(store={}, shape=shape, dtype=bool)
+    target = create_ome(tmp_path / "a.ome.zarr", Volume(mask, mask, geometry), "a", levels, 3)
+    write_pyramid(da.from_array(image), da.from_array(labels), target, levels)
+    np.testing.assert_array_equal(target["0"][...], image)
+    np.testing.assert_array_equal(target["labels/tokens/0"][...], labels)
+    assert len(levels) > 1
+    for level, (fine, coarse) in enumerate(pairwise(levels), start=1):
+        values, reduced = target[str(level - 1)][...], target[str(level)][...]
+        for voxel in random.integers(0, coarse, size=(50, len(shape))):
+            factors = [big // small for big, small in zip(fine, coarse, strict=True)]
+            block = tuple(slice(at * factor, (at + 1) * factor) for at, factor in zip(voxel, factors, strict=True))
+            found = values[(slice(None), *block)].reshape(4, -1)
+            expected = [row[np.isfinite(row)].mean() if np.isfinite(row).any() else np.nan for row in found]
+            np.testing.assert_allclose(reduced[(slice(None), *voxel)], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_masked_voxels_stay_masked():

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 TINY = {
     "dataset": "tiny",
     "synthetic": {"shape": [24, 24], "images": 24, "scans": 1, "blobs": 40},
-    "volumes": {"wide": {"synthetic": [40, 56]}},
+    "volumes": {"wide": {"synthetic": [40, 88]}},
     "split": {"by": "image", "train": 0.25, "calibration": 0.5, "test": 0.25},
     "network": {"depth": 4, "width": 2, "radius_max": 5, "latent": 3, "head": 4},
     "ensemble": {"size": 2},

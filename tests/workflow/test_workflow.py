@@ -152,7 +152,7 @@ def test_a_volume_equals_the_average_of_the_members_on_the_whole_field(finished)
 def test_every_tile_of_a_volume_was_written_by_exactly_one_job(finished):
     folder = finished.results / "volumes/wide"
     corners = [corner for path in folder.glob("jobs/*-of-2.json") for corner in json.loads(path.read_text())["tiles"]]
-    expected = [f"{tile.core[0].start},{tile.core[1].start}" for tile in tiling.tiles((40, 56), (32, 32), 0)]
+    expected = [f"{tile.core[0].start},{tile.core[1].start}" for tile in tiling.tiles((40, 88), (32, 32), 0)]
     assert sorted(corners) == sorted(expected)
     assert np.isfinite(zarr.open_array(folder / "quantiles.zarr/quantiles", mode="r")[...]).all()
 
@@ -180,13 +180,13 @@ def test_the_readme_opens_a_volume(finished, monkeypatch):
     exec(example.replace("blobs/volumes/large", "tiny/volumes/wide"), found)
     assert found["labels"] == [f"channel 0 {name}" for name in ("lower", "median", "upper", "width")]
     assert (found["lower"] <= found["median"]).all()
-    assert found["tokens"].shape == (40, 56)
+    assert found["tokens"].shape == (40, 88)
 
 
 def test_a_volume_opens_in_xarray(finished):
     level = xr.open_zarr(finished.results / "volumes/wide.ome.zarr", consolidated=False, drop_variables=["1", "2"])["0"]
     assert level.dims == ("c", "y", "x")
-    assert level.shape == (4, 40, 56)
+    assert level.shape == (4, 40, 88)
 
 
 def test_settings_on_the_command_line_are_numbers(finished):

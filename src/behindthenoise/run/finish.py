@@ -92,12 +92,12 @@ def assigned(embedding: np.ndarray, model: tokenizing.TokenModel) -> np.ndarray:
     return tokenizing.assign(model, embedding)
 
 
-def mean_of_data(values: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
-    """Mean over the voxels that carry data; NaN where none does."""
+def mean_of_data(values: np.ndarray, axis: tuple[int, ...] | None = None) -> np.ndarray:
+    """Mean over the voxels that carry data, NaN where none does; dask calls it without axes to see what type it returns."""
     valid = np.isfinite(values)
     counts = valid.sum(axis=axis)
     sums = np.where(valid, values, 0).sum(axis=axis, dtype=np.float64)
-    return np.where(counts, sums / np.maximum(counts, 1), np.nan).astype(values.dtype)
+    return np.asarray(np.where(counts, sums / np.maximum(counts, 1), np.nan), dtype=values.dtype)
 
 
 def write_pyramid(bands: da.Array, labels: da.Array, target: zarr.Group, levels: list[tuple[int, ...]]) -> None:
