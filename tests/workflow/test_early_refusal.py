@@ -77,9 +77,9 @@ def test_masked_voxels_count_nowhere(fresh):
 def test_new_data_in_a_zarr_source_are_noticed(fresh):
     """The metadata of a store stay as they are when its chunks are written anew."""
     write(fresh.folder, pairs={**MEASURED["pairs"], "clean": {"path": "clean.zarr", "axes": "channel y x"}})
-    random = np.random.default_rng(1)
-    for values in random.normal(size=(2, 1, 48, 48)).astype(np.float32):
-        zarr.save_array(fresh.folder / "clean.zarr", values, zarr_format=3)
+    clean = zarr.create_array(fresh.folder / "clean.zarr", shape=(1, 48, 48), dtype="float32")
+    for values in np.random.default_rng(1).normal(size=(2, 1, 48, 48)):
+        clean[...] = values
         assert fresh.plan()["ingest"] == 1
         fresh.finish("--until", "ingest")
         assert fresh.plan()["ingest"] == 0
