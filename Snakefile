@@ -37,3 +37,8 @@ include: "workflow/rules/calibration.smk"
 include: "workflow/rules/tokens.smk"
 include: "workflow/rules/volumes.smk"
 include: "workflow/rules/report.smk"
+
+
+onsuccess:
+    if os.path.exists(f"{R}/report/report.html"):
+        print(f"The report is {os.path.abspath(R)}/report/report.html")

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -131,7 +132,8 @@ def _drawings(content: Content) -> dict[str, Iterable[Drawing]]:
 
 def _field_drawings(plane: Slice) -> Iterator[Drawing]:
     yield _map_drawing(plane, "maps")
-    if plane.role is not None:
+    # a whole image of one role needs no map
+    if plane.role is not None and len(np.unique(plane.role)) > 1:
         yield Drawing(
             "split",
             figures.split_map(plane),
@@ -154,6 +156,7 @@ def _map_drawing(plane: Slice, name: str) -> Drawing:
         alt=f"Noisy, denoised{reference} and interval width images of {plane.title}",
         caption=f"{plane.title}. One row per channel: noisy{reference and ','} {'' if reference else 'and '}denoised"
         f"{reference and ' and clean'} share one colour scale, in which half a percent of the pixels at either end is cut off. "
+        "The noisy scan is scaled to the units of the clean one. "
         "The last column is the width of the calibrated interval: dark where the ensemble is sure, bright where it is not. "
         f"Grey pixels carry no data.{left_out}",
     )
@@ -196,7 +199,7 @@ def _coverage_drawings(content: Content) -> Iterator[Drawing]:
             figures.unit_coverage(content.units, content.coverage),
             alt="Coverage of every test unit, sorted",
             caption="The same for every test unit (an image or a block of one) by itself, sorted. "
-            f"Units scatter around {nominal}; a long tail at the left means places where the intervals hold less well.",
+            f"The promise of {nominal} is for their mean; a long tail at the left means places where the intervals hold less well.",
             place="half",
             vector=True,
         )
@@ -231,7 +234,8 @@ def _token_drawings(plane: Slice, name: str) -> Iterator[Drawing]:
             figures.tokens(plane),
             alt=f"Map of the tokens of {plane.title} beside its first channel",
             caption=f"{plane.title}. Pixels that the ensemble describes alike have the same token, found without any label. "
-            "Tokens are numbered by the rising mean of the first channel; the share is that of this map.",
+            "Tokens are numbered by the rising mean of the first channel in the sample they were fitted on. "
+            "The share is that of this map.",
         )
 
 

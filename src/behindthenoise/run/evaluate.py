@@ -83,9 +83,11 @@ def by_intensity(found: HeldOut, lower: np.ndarray, upper: np.ndarray) -> list[R
             "to": min(part.high, float(median.max())),
             "coverage": part.coverage,
             "pixels": part.voxels,
-            "width": float(width[place == index].mean()) if part.voxels else float("nan"),
+            "width": float(width[place == index].mean()),
         }
         for index, part in enumerate(bins)
+        # a value that many voxels share, such as a support, can leave its lower bin empty
+        if part.voxels
     ]
 
 

@@ -99,13 +99,13 @@ def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]], runs: list[di
     images, scans = pairs.noisy.shape[:2]
     seconds, peaks = [row["seconds"] for row in runs], [row["peak_memory_bytes"] for row in runs]
     return {
-        "Fields": f"{images} of {' x '.join(map(str, pairs.shape))} voxels, {scans} fast scans of each",
+        "Fields": f"{images} of {' x '.join(map(str, pairs.shape))} voxels; fast scans of each: {scans}",
         "Channels": ", ".join(pairs.geometry.channels),
         "Ensemble": f"{len(members)} networks, seed {ensemble.seed}, depth {network.depth}, latent {network.latent}",
         "Parameters of a network": f"{min(parameters)} to {max(parameters)}",
         "Receptive radius": f"{min(radii)} to {max(radii)} voxels",
         **{
-            f"Voxels for {name}": f"{voxels} in {units} {'images' if pairs.gap == 0 else 'blocks'}"
+            f"Voxels for {name}": f"{voxels} in {units} {'images' if pairs.gap == 0 else 'blocks'}, in each scan"
             for name, (voxels, units) in sizes.items()
         },
         "Gap between roles": f"{pairs.gap} voxels",
