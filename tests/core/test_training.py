@@ -10,7 +10,8 @@ from behindthenoise.config import NetworkConfig, TrainingConfig
 from behindthenoise.core import graph as graphs
 from behindthenoise.core.network import Network
 from behindthenoise.core.patches import Patches
-from behindthenoise.core.training import pinball, train, validate
+from behindthenoise.core.training import pinball, rate_factor, train, validate
+from behindthenoise.errors import TrainingError
 
 LEVELS = (0.05, 0.5, 0.95)
 
@@ -196,3 +197,20 @@ def test_without_flips_the_patches_are_seen_as_they_are():
         for flips in (False, True)
     ]
     assert losses[0] < 0.8 * losses[1]
+
+
+def test_a_training_that_runs_away_is_refused():
+    with pytest.raises(
+        TrainingError, match=r"validation loss is nan after \d+ steps; use a smaller training\.learning_rate than 1e\+30"
+    ):
+        trained(TrainingConfig(steps=20, batch=2, learning_rate=1e30))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11, 300])
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nearly_nothing(steps):
+    factors = [rate_factor(done, steps) for done in range(steps)]
+    peak = factors.index(max(factors))
+    assert max(factors) == 1
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert steps < 100 or factors[-1] < 1e-3

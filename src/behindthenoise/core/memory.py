@@ -8,7 +8,7 @@ from behindthenoise.core.tiling import read_size
 from behindthenoise.errors import MemoryLimitError
 
 FLOAT = 4
-# interpreter, torch and zarr with nothing loaded: 480 MB measured, with room for the allocator
+# interpreter, torch and zarr with nothing loaded: 320 MB measured; the rest is for the networks and the allocator
 BASELINE_BYTES = 600_000_000
 REORDERED = 2 * 16  # oneDNN copies what goes in and out, in blocks of 16 channels
 STEP = 16  # cores are multiples of this, so that stores have chunks of a sensible size
