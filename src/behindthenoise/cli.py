@@ -64,7 +64,9 @@ def _add_stage(parser: argparse.ArgumentParser, name: str, stage: Stage) -> None
         parser.add_argument(f"--{option}", type=Path, required=True, nargs="+", metavar="PATH")
     if name == "infer":
         parser.add_argument("--share", required=True, metavar="I-of-N", help="which share of the tiles, e.g. 1-of-4")
-    if name in ("draw", "train"):
+    if name == "train":
+        parser.add_argument("--memory-gb", required=True, type=float, metavar="GB", help="memory for the pairs and patches")
+    if name in ("wire", "train"):
         parser.add_argument("--member", required=True, type=int, metavar="I", help="number of the member, from 0")
     if name == "fetch":
         parser.add_argument("--name", required=True, metavar="VOLUME", help="the volume's name in the configuration")

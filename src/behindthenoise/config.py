@@ -214,26 +214,65 @@ class SplitConfig(Section):
         return self
 
 
-class NetworkConfig(Section):
-    """A randomly wired, dilated, mixed-scale network."""
+def _choices(value: object) -> object:
+    """One number may stand for a list with one choice."""
+    return (value,) if isinstance(value, int) else value
 
-    depth: Int = Field(default=20, ge=1, le=500, description="Hidden nodes: the one knob that usually needs tuning.")
-    width: Int = Field(default=4, ge=1, description="Channels carried by an edge between hidden nodes.")
+
+class NetworkConfig(Section):
+    """The architectures that members are drawn from."""
+
+    kind: Literal["smsnet", "unet"] = Field(
+        default="smsnet",
+        description="smsnet: randomly wired, dilated, mixed-scale networks; unet: U-Nets of random size, for comparison.",
+    )
+    depth: Int = Field(default=20, ge=1, le=500, description="smsnet: hidden nodes, the one knob that usually needs tuning.")
+    width: Annotated[
+        tuple[Annotated[Int, Field(ge=1)], ...],
+        BeforeValidator(_choices, json_schema_input_type=tuple[Int, ...] | Int),
+        Field(min_length=1),
+    ] = Field(
+        default=(4,),
+        description="smsnet: channels of an edge, or a list to draw from; unet: channels at full resolution are 1 to 8 times that.",
+    )
     dilations: tuple[Annotated[Int, Field(ge=1)], ...] = Field(
-        default=(1, 2, 3, 4), min_length=1, description="Dilations to draw from, one per node."
+        default=(1, 2, 3, 4), min_length=1, description="smsnet: dilations to draw from."
+    )
+    dilation_by: Literal["node", "edge"] = Field(
+        default="node",
+        description="smsnet: node draws one for all edges that leave a node (few, wide convolutions: fast), edge one for each.",
     )
     radius_max: Int = Field(
         default=16,
         ge=1,
         description="Bound on the receptive radius in voxels: sets the halo of a tile and the gap of the split.",
     )
-    skip_decay: Real = Field(default=0.5, ge=0, description="alpha: a skip over d nodes has weight exp(-alpha d).")
-    degree_decay: Real = Field(default=0.5, ge=0, description="gamma: an out-degree k has weight k^-gamma.")
-    degree_max: Int = Field(default=5, ge=1, description="Largest out-degree of a hidden node to other hidden nodes.")
-    input_share: Real = Field(default=0.25, ge=0, le=1, description="Share of the optional nodes that also see the input.")
-    output_share: Real = Field(default=0.25, ge=0, le=1, description="Share of the optional nodes that also feed the latent.")
+    parameters_max: Int | None = Field(default=None, ge=1, description="Bound on the parameters of a network; null: none.")
+    skip_decay: Real = Field(default=0.5, ge=0, description="smsnet: alpha, a skip over d nodes has weight exp(-alpha d).")
+    degree_decay: Real = Field(default=0.5, ge=0, description="smsnet: gamma, an out-degree k has weight k^-gamma.")
+    degree_min: Int = Field(default=1, ge=1, description="smsnet: least out-degree of a hidden node to other hidden nodes.")
+    degree_max: Int = Field(default=5, ge=1, description="smsnet: largest out-degree of a hidden node to other hidden nodes.")
+    input_share: Real = Field(default=0.25, ge=0, le=1, description="smsnet: share of the optional nodes that also see the input.")
+    output_share: Real = Field(
+        default=0.25, ge=0, le=1, description="smsnet: share of the optional nodes that also feed the latent."
+    )
+    input_output: Flag = Field(
+        default=False,
+        description="smsnet: whether the input itself feeds the latent; the heads see it anyway, and tokens get speckled by it.",
+    )
     latent: Int = Field(default=8, ge=1, description="Length of the latent vector of a voxel.")
     head: Int = Field(default=16, ge=1, description="Hidden channels of the three quantile heads together.")
+
+    @model_validator(mode="after")
+    def _graphs_exist(self) -> "NetworkConfig":
+        if self.degree_min > self.degree_max:
+            raise ValueError(f"degree_min {self.degree_min} is larger than degree_max {self.degree_max}; lower it")
+        if self.kind == "smsnet" and self.depth > 1 and 1 + min(self.dilations) > self.radius_max:
+            raise ValueError(
+                f"radius_max {self.radius_max} leaves no room for an edge of the least dilation {min(self.dilations)} between "
+                f"hidden nodes; allow at least {1 + min(self.dilations)}"
+            )
+        return self
 
 
 class EnsembleConfig(Section):
@@ -254,6 +293,16 @@ class TrainingConfig(Section):
     patch: Int = Field(default=64, ge=4, description="Edge of a training patch in voxels; shorter axes are used whole.")
     learning_rate: Real = Field(default=0.004, gt=0, description="Peak of the schedule: a short rise, then half a cosine.")
     weight_decay: Real = Field(default=0.0001, ge=0, description="Decoupled weight decay (AdamW).")
+    normalisation: Literal["none", "weight", "batch"] = Field(
+        default="none",
+        description=(
+            "none: one data-dependent initialisation; weight: standardised weights; batch: batch statistics while training, frozen "
+            "at its end. All are folded into plain convolutions, so that no result depends on a tile."
+        ),
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Arithmetic of the convolutions in training; weights and heads stay in float32."
+    )
     border_weight: Real = Field(
         default=0.1, ge=0, le=1, description="Weight in the loss of a patch's border, where the network sees padding."
     )
@@ -262,6 +311,18 @@ class TrainingConfig(Section):
     )
     patience: Int = Field(default=8, ge=1, description="Validations without improvement before training stops.")
     flips: Flag = Field(default=True, description="Augment by random flips along every axis.")
+    turns: Literal["auto", "none"] | tuple[Space, ...] = Field(
+        default="auto",
+        description=(
+            "Augment by random quarter turns: auto among the axes of equal spacing; none; or the axes that may be exchanged, e.g. "
+            "[y, x]."
+        ),
+    )
+    memory_gb: Real = Field(
+        default=4.0,
+        gt=0,
+        description="Memory for the pairs and patches of one training; what is larger is read from disk batch by batch.",
+    )
     threads: Int = Field(default=1, ge=1, description="CPU threads of one training; part of what makes bits repeatable.")
 
     @field_validator("quantiles")
@@ -323,6 +384,9 @@ class InferenceConfig(Section):
     )
     memory_gb: Real = Field(default=4.0, gt=0, description="Memory that one job may use.")
     threads: Int = Field(default=1, ge=1, description="CPU threads of one job.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Arithmetic of the convolutions when networks predict; heads and averages stay in float32."
+    )
 
     @property
     def memory_bytes(self) -> int:

@@ -21,6 +21,10 @@ class GraphError(BehindTheNoiseError):
     """A network with the requested properties does not exist."""
 
 
+class StoppedError(BehindTheNoiseError):
+    """The process was asked to end and has saved its state."""
+
+
 class TrainingError(BehindTheNoiseError):
     """A network cannot be trained with these settings on these data."""
 

@@ -10,13 +10,15 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from behindthenoise.config import Config
+from behindthenoise.config import Config, TrainingConfig
 from behindthenoise.errors import ConfigError
 from behindthenoise.provenance import fingerprint
 
 Value = TypeVar("Value")
 VOLUME = "volumes.{volume}"
 TILES = ("inference.tile", "inference.memory_gb")
+# what a training's result depends on; its memory decides only where the patches lie
+TRAINING = tuple(f"training.{key}" for key in TrainingConfig.model_fields if key != "memory_gb")
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,16 @@ STAGES: dict[str, Stage] = {
         ("pairs", "synthetic", "split", "network.radius_max"),
         ("store", "manifest"),
     ),
-    "draw": Stage("draw the graph of one member", ("network", "ensemble.seed"), ("graph",)),
+    "wire": Stage("draw the architecture of one member", ("network", "ensemble.seed"), ("pairs", "graph")),
     "check": Stage(
         "refuse what would fail later: too few calibration units, tiles that do not fit",
-        ("calibration", "inference", "network", "tokens.components", "tokens.count", "split.by", "volumes"),
+        ("calibration", "inference", "tokens.components", "tokens.count", "split.by", "volumes"),
         ("pairs", "graph"),
     ),
-    "train": Stage(
-        "train one member", ("network", "training", "ensemble.seed"), ("pairs", "graph", "weights", "history", "manifest")
-    ),
+    "train": Stage("train one member", (*TRAINING, "ensemble.seed"), ("pairs", "graph", "weights", "history", "manifest")),
     "predict": Stage(
         "predict the calibration and test data with one member, and sample its latents",
-        (*TILES, "inference.threads", "network", "tokens.sample", "tokens.seed"),
+        (*TILES, "inference.threads", "inference.precision", "tokens.sample", "tokens.seed"),
         ("pairs", "graph", "weights", "store", "latents", "manifest"),
     ),
     "average": Stage("average the members' quantiles", (), ("store", "manifest"), ("members",)),
@@ -85,13 +85,13 @@ STAGES: dict[str, Stage] = {
     "fetch": Stage("copy one volume into a store of our own", (VOLUME, "pairs", "synthetic"), ("pairs", "store", "manifest")),
     "plan": Stage(
         "choose the tiles of one volume and lay out its store",
-        (*TILES, "network", "tokens.components"),
+        (*TILES, "tokens.components"),
         ("volume", "store"),
         ("graphs",),
     ),
     "infer": Stage(
         "run the ensemble over a share of one volume's tiles",
-        ("network", "inference.threads"),
+        ("inference.threads", "inference.precision"),
         ("pairs", "volume", "projection", "store", "manifest"),
         ("graphs", "weights"),
     ),
@@ -107,7 +107,7 @@ STAGES: dict[str, Stage] = {
         ("pairs", "evaluation", "certificate", "content"),
         ("volumes", "records"),
     ),
-    "report": Stage("draw the figures and the page", (), ("content", "slices", "page"), module="report.draw"),
+    "report": Stage("draw the figures and the page", (), ("content", "slices", "page"), module="report.report"),
 }
 
 

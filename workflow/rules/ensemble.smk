@@ -1,19 +1,21 @@
 """One network per member: its graph, its training, its predictions; then the average."""
 
 
-rule draw:
+rule wire:
+    input:
+        manifest=f"{R}/pairs.json",
     output:
         graph=f"{R}/members/{{member}}/graph.json",
     log:
-        f"{LOGS}/draw/{{member}}.log",
+        f"{LOGS}/wire/{{member}}.log",
     benchmark:
-        f"{BENCHMARKS}/draw/{{member}}.tsv"
+        f"{BENCHMARKS}/wire/{{member}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
     params:
-        spec=spec("draw"),
+        spec=spec("wire"),
     shell:
-        "python -m behindthenoise draw --member {wildcards.member} --graph {output.graph:q}"
+        "python -m behindthenoise wire --member {wildcards.member} --pairs {input.manifest:q} --graph {output.graph:q}"
         " --spec {params.spec:q} > {log:q} 2>&1"
 
 
@@ -35,18 +37,20 @@ rule train:
     threads: CONFIG.training.threads
     resources:
         gpu=1,
-        mem_mb=4000,
+        mem_mb=int(CONFIG.training.memory_gb * 1000),
     params:
         pairs=f"{R}/pairs.zarr",
         spec=spec("train"),
-        # Snakemake does not compare what depends on `output`: a coverage that may be promised after all trains nothing again.
+        # Snakemake does not compare what depends on `output`: more memory, or a coverage that may be promised after all, trains
+        # nothing again.
         # (A rule of its own as `ancient` input would hide from Snakemake that the parameters of what follows it have changed.)
         check=lambda wildcards, output: spec("check"),
+        memory_gb=lambda wildcards, output: CONFIG.training.memory_gb,
     shell:
         "(python -m behindthenoise check --pairs {input.manifest:q} --graph {input.graph:q} --spec {params.check:q};"
         " python -m behindthenoise train --member {wildcards.member} --pairs {params.pairs:q} --graph {input.graph:q}"
         " --weights {output.weights:q} --history {output.history:q} --manifest {output.manifest:q}"
-        " --spec {params.spec:q}) > {log:q} 2>&1"
+        " --memory-gb {params.memory_gb} --spec {params.spec:q}) > {log:q} 2>&1"
 
 
 rule predict:

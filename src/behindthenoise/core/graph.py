@@ -1,50 +1,57 @@
-"""Random sparse mixed-scale graphs: which node feeds which, and at which dilation."""
+"""Random sparse mixed-scale graphs: which node feeds which, at which dilation and how many channels wide."""
 
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from behindthenoise.config import NetworkConfig
+from behindthenoise.core.convolutions import Shape
 from behindthenoise.errors import GraphError
 
-VERSION = 1
+
+@dataclass(frozen=True, order=True)
+class Edge:
+    """A dilated convolution from one node to a later one."""
+
+    source: int
+    dilation: int
+    target: int
+    channels: int
 
 
 @dataclass(frozen=True)
 class Graph:
     """
-    Wiring of one network: node 0 is the input, nodes 1 to depth are hidden, the sink collects the latent.
+    Wiring of one network: node 0 is the input, nodes 1 to `depth` are hidden, the sink collects the latent.
 
     Attributes
     ----------
-    dilations
-        Dilation of the convolution that leaves each node; 1 for the input.
-    targets
-        Hidden nodes that each node feeds, in rising order; all larger than the node itself.
+    depth
+        Number of hidden nodes.
+    edges
+        Rising by source, dilation and target; those of one source and dilation are one convolution.
     outputs
-        Hidden nodes whose features enter the latent through a 1x1 convolution. The input itself does not: the heads see it
-        anyway, and a latent that holds single noisy voxels gives speckled tokens.
-    width
-        Channels that one edge carries.
+        Nodes whose features enter the latent through a 1x1 convolution.
     """
 
-    dilations: tuple[int, ...]
-    targets: tuple[tuple[int, ...], ...]
+    depth: int
+    edges: tuple[Edge, ...]
     outputs: tuple[int, ...]
-    width: int
 
-    @property
-    def depth(self) -> int:
-        """Number of hidden nodes."""
-        return len(self.dilations) - 1
+    kind = "smsnet"
+    stride = 1
+
+    def groups(self) -> list[tuple[Edge, ...]]:
+        """Edges that share source and dilation, in the order in which they can be computed."""
+        return [tuple(group) for _, group in groupby(self.edges, lambda edge: (edge.source, edge.dilation))]
 
     def fields(self) -> tuple[int, ...]:
-        """Receptive radius of the features that arrive at each node, in voxels; -1 where nothing arrives."""
-        radius = [0] + [-1] * self.depth
-        for node, targets in enumerate(self.targets):
-            for target in targets:
-                radius[target] = max(radius[target], radius[node] + self.dilations[node])
+        """Receptive radius of the features that arrive at each node, in voxels."""
+        radius = [0] * (self.depth + 1)
+        for edge in self.edges:
+            radius[edge.target] = max(radius[edge.target], radius[edge.source] + edge.dilation)
         return tuple(radius)
 
     @property
@@ -56,14 +63,26 @@ class Graph:
     def channels(self, in_channels: int) -> tuple[int, ...]:
         """Channels of the features that arrive at each node."""
         counts = [in_channels] + [0] * self.depth
-        for targets in self.targets:
-            for target in targets:
-                counts[target] += self.width
+        for edge in self.edges:
+            counts[edge.target] += edge.channels
         return tuple(counts)
 
+    def features(self, in_channels: int) -> int:
+        """Channels that enter the latent."""
+        widths = self.channels(in_channels)
+        return sum(widths[node] for node in self.outputs)
+
+    def shapes(self, in_channels: int) -> list[Shape]:
+        """The convolution of each group."""
+        widths = self.channels(in_channels)
+        return [
+            Shape(widths[group[0].source], sum(edge.channels for edge in group), dilation=group[0].dilation)
+            for group in self.groups()
+        ]
+
     def as_data(self) -> dict[str, Any]:
-        """Plain data for `graph.json`."""
-        return {"version": VERSION, **asdict(self)}
+        """Plain data."""
+        return asdict(self)
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> "Graph":
@@ -73,59 +92,55 @@ class Graph:
         Raises
         ------
         GraphError
-            If the data are of another version, or name edges that point backwards.
+            If an edge points backwards or to a node that does not exist, or a node is fed by nothing.
         """
-        if data.get("version") != VERSION:
-            raise GraphError(f"graph has version {data.get('version')!r}; this program reads version {VERSION}; draw it again")
-        targets = tuple(tuple(row) for row in data["targets"])
-        if any(target <= node for node, row in enumerate(targets) for target in row):
-            raise GraphError("graph has an edge that does not point forward; draw it again")
-        return cls(tuple(data["dilations"]), targets, tuple(data["outputs"]), data["width"])
-
-
-def generator(seed: int, member: int) -> np.random.Generator:
-    """Random numbers for the graph of one member; they depend on (seed, member) alone."""
-    return np.random.default_rng([seed, member])
+        depth, outputs = int(data["depth"]), tuple(data["outputs"])
+        edges = tuple(sorted(Edge(**edge) for edge in data["edges"]))
+        if any(not 0 <= edge.source < edge.target <= depth for edge in edges):
+            raise GraphError("graph has an edge that does not point forward to one of its nodes; draw it again")
+        if {edge.target for edge in edges} != set(range(1, depth + 1)) or not outputs or max(outputs) > depth:
+            raise GraphError("graph has a node that nothing feeds, or an output that does not exist; draw it again")
+        return cls(depth, edges, outputs)
 
 
 def draw(config: NetworkConfig, random: np.random.Generator) -> Graph:
     """
     Random graph that obeys the bound on its receptive radius.
 
-    Hidden node i feeds k distinct later nodes: k has weight k^-gamma up to `degree_max`, a skip over d nodes weight
-    exp(-alpha d). Its dilation is drawn from those that keep the field within `radius_max`; a node whose field is full
-    feeds the sink only. Nodes that nothing feeds see the input, nodes that feed nothing go to the sink; of the others,
-    shares `input_share` and `output_share` do so too.
+    Hidden node i feeds k distinct later nodes: k has weight k^-gamma between `degree_min` and `degree_max`, a skip over d
+    nodes weight exp(-alpha d). Dilations are drawn from those that keep the field within `radius_max`; a node whose field
+    is full feeds the sink only. Nodes that nothing feeds see the input, nodes that feed nothing go to the sink; of the
+    others, shares `input_share` and `output_share` do so too.
 
     References
     ----------
     Pelt & Sethian (2018), doi:10.1073/pnas.1715832114, for mixed-scale dense networks; Zwart et al. (2025),
     arXiv:2505.08176, for their random sparse wiring.
     """
-    depth = config.depth
     dilations = np.array(config.dilations)
-    fields = np.ones(depth + 1, dtype=int)  # every hidden node sees the input or a later field
-    chosen = [1] * (depth + 1)
-    targets: list[list[int]] = [[] for _ in range(depth + 1)]
-    for node in range(1, depth):
+    fields = np.ones(config.depth + 1, dtype=int)  # every hidden node sees the input or a later field
+    edges: list[Edge] = []
+    for node in range(1, config.depth):
         allowed = dilations[fields[node] + dilations <= config.radius_max]
         if allowed.size == 0:
             continue
-        chosen[node] = int(random.choice(allowed))
-        targets[node] = _draw_targets(node, config, random)
-        fields[targets[node]] = np.maximum(fields[targets[node]], fields[node] + chosen[node])
-    fed = {target for row in targets for target in row}
-    feeding = {node for node in range(1, depth + 1) if targets[node]}
-    hidden = set(range(1, depth + 1))
-    targets[0] = sorted((hidden - fed) | _draw_share(fed, config.input_share, random))
+        common = random.choice(allowed)
+        for target in _draw_targets(node, config, random):
+            dilation = int(common if config.dilation_by == "node" else random.choice(allowed))
+            edges.append(Edge(node, dilation, target, int(random.choice(config.width))))
+            fields[target] = max(fields[target], fields[node] + dilation)
+    hidden = set(range(1, config.depth + 1))
+    fed, feeding = {edge.target for edge in edges}, {edge.source for edge in edges}
+    entries = sorted((hidden - fed) | _draw_share(fed, config.input_share, random))
     outputs = sorted((hidden - feeding) | _draw_share(feeding, config.output_share, random))
-    return Graph(tuple(chosen), tuple(map(tuple, targets)), tuple(outputs), config.width)
+    edges += [Edge(0, 1, node, int(random.choice(config.width))) for node in entries]
+    return Graph(config.depth, tuple(sorted(edges)), tuple([0] * config.input_output + outputs))
 
 
 def _draw_targets(node: int, config: NetworkConfig, random: np.random.Generator) -> list[int]:
     """Later nodes that a node feeds."""
     reach = config.depth - node
-    degrees = np.arange(1, min(config.degree_max, reach) + 1)
+    degrees = np.arange(min(config.degree_min, reach), min(config.degree_max, reach) + 1)
     degree = random.choice(degrees, p=_normalised(degrees**-config.degree_decay))
     skips = np.arange(1, reach + 1)
     weights = _normalised(np.exp(-config.skip_decay * (skips - 1)))

@@ -1,13 +1,16 @@
 """What a tile costs in memory, known before the first one is read."""
 
 from collections.abc import Sequence
+from math import ceil
 
-from behindthenoise.config import NetworkConfig
-from behindthenoise.core.graph import Graph
+import numpy as np
+
+from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.tiling import read_size
 from behindthenoise.errors import MemoryLimitError
 
 FLOAT = 4
+ROLES_AND_UNITS = 1 + 1 + 4  # bytes of mask, role and unit of a voxel
 # interpreter, torch and zarr with nothing loaded: 320 MB measured; the rest is for the networks and the allocator
 BASELINE_BYTES = 600_000_000
 REORDERED = 2 * 16  # oneDNN copies what goes in and out, in blocks of 16 channels
@@ -15,14 +18,18 @@ STEP = 16  # cores are multiples of this, so that stores have chunks of a sensib
 LARGEST_CORE = {2: 512, 3: 128}  # larger tiles save little halo
 
 
-def ensemble_cost(graphs: Sequence[Graph], config: NetworkConfig, channels: int, components: int) -> tuple[int, int]:
-    """Halo in voxels and bytes per voxel that all networks with these graphs need."""
-    return max(graph.radius for graph in graphs), max(
-        bytes_per_voxel(graph, channels=channels, latent=config.latent, head=config.head, components=components) for graph in graphs
-    )
+def ensemble_cost(architectures: Sequence[Architecture], components: int) -> tuple[int, int]:
+    """Halo in voxels and bytes per voxel that all networks with these architectures need."""
+    return ensemble_halo(architectures), max(bytes_per_voxel(architecture, components) for architecture in architectures)
 
 
-def bytes_per_voxel(graph: Graph, *, channels: int, latent: int, head: int, components: int) -> int:
+def ensemble_halo(architectures: Sequence[Architecture]) -> int:
+    """Halo in voxels that is enough for each network, and a multiple of every stride (strides are powers of two)."""
+    stride = max(architecture.wiring.stride for architecture in architectures)
+    return -(-max(architecture.radius for architecture in architectures) // stride) * stride
+
+
+def bytes_per_voxel(architecture: Architecture, components: int = 0) -> int:
     """
     Upper bound of what one voxel of a tile needs while an ensemble runs and its results are stored.
 
@@ -30,12 +37,36 @@ def bytes_per_voxel(graph: Graph, *, channels: int, latent: int, head: int, comp
     the heads, and eight copies of the results. They are not all there at once, but after some tiles the heap is in pieces
     and holds about that much: measured 0.4 to 1.0 of it.
     """
-    widths = graph.channels(channels)
-    leaving = sum(widths[node] for node in graph.outputs)
-    hidden = sum(widths) + 2 * max(widths) + 2 * graph.width * max(len(targets) for targets in graph.targets)
-    heads = 3 * (latent + head) + 4 * 3 * channels
-    results = 8 * (3 * channels + components)
-    return FLOAT * (hidden + leaving + REORDERED + heads + results)
+    *trunk, encode, _, _ = architecture.shapes()
+
+    def density(channels: int, scale: int) -> float:
+        return float(channels / scale**architecture.ndim)
+
+    maps = architecture.in_channels + sum(density(shape.leaving, shape.scale) for shape in trunk)
+    widest = 2 * max(density(shape.entering, shape.scale) for shape in trunk)
+    convolved = 2 * max(density(shape.leaving, shape.scale) for shape in trunk)
+    heads = 3 * (architecture.latent + architecture.head) + 4 * 3 * architecture.out_channels
+    results = 8 * (3 * architecture.out_channels + components)
+    return FLOAT * ceil(maps + widest + convolved + encode.entering + REORDERED + heads + results)
+
+
+def resident_bytes(shape: Sequence[int], fields: tuple[int, int, int], windows: Sequence[tuple[int, int]]) -> int:
+    """
+    Upper bound of the memory in which a training holds its pairs, their standardised copies and all patches.
+
+    Parameters
+    ----------
+    shape
+        Spatial shape of one image.
+    fields
+        Images, scans and channels.
+    windows
+        Window and step of the patches along each axis.
+    """
+    images, scans, channels = fields
+    overlap = float(np.prod([window / step for window, step in windows]))
+    values = (scans + 1) * channels
+    return ceil(images * float(np.prod(shape)) * (2 * values * FLOAT + ROLES_AND_UNITS + overlap * (values + 1) * FLOAT))
 
 
 def projected_bytes(shape: Sequence[int], core: Sequence[int], halo: int, voxel_bytes: int) -> int:

@@ -1,56 +1,45 @@
-"""The network: a random graph of dilated convolutions, a latent vector per voxel, three heads that cannot cross."""
+"""The network: a trunk of convolutions, a latent vector per voxel, three heads that cannot cross."""
 
 from collections.abc import Iterator
-from itertools import chain
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from behindthenoise.core.architecture import Architecture
+from behindthenoise.core.convolutions import KINDS, LAYOUT, POOL, BatchNormalised, Convolution, Plain
 from behindthenoise.core.graph import Graph
-
-# the one place where the number of dimensions chooses something: convolution and fastest memory layout
-CONVOLUTIONS = {2: (nn.Conv2d, torch.channels_last), 3: (nn.Conv3d, torch.channels_last_3d)}
+from behindthenoise.core.unet import UNet
 
 
 class Network(nn.Module):
     """
     Quantiles and latent of every voxel.
 
-    There is no batch or image statistic anywhere: what a voxel becomes is a fixed function of its neighbourhood of radius
-    `graph.radius`. Instead of normalising, `initialise` scales every convolution once, on a batch of training patches.
-    Every convolution pads by repeating the border, so a tile that ends where the image ends sees what the image sees.
+    In evaluation there is no batch or image statistic anywhere: what a voxel becomes is a fixed function of its neighbourhood
+    of radius `architecture.radius`. Every convolution pads by repeating the border, so a tile that ends where the image ends
+    sees what the image sees.
 
     Parameters
     ----------
-    graph
-        The wiring.
-    in_channels, out_channels
-        Channels of the noisy input and of the clean image.
-    ndim
-        Spatial dimensions, 2 or 3.
-    latent, head
-        Length of the latent vector; hidden channels of the heads.
+    architecture
+        Wiring and channels.
+    normalisation
+        What normalises the trunk's convolutions while they are trained: none, weight or batch.
+    precision
+        Arithmetic of the trunk; encoder, mixer and heads are float32 always.
     """
 
-    def __init__(self, graph: Graph, *, in_channels: int, out_channels: int, ndim: int, latent: int, head: int) -> None:
+    def __init__(self, architecture: Architecture, *, normalisation: str = "none", precision: str = "float32") -> None:
         super().__init__()
-        convolution, self.layout = CONVOLUTIONS[ndim]
-        self.graph = graph
-        self.ndim = ndim
-        self.out_channels = out_channels
-        widths = graph.channels(in_channels)
-        self.hidden = nn.ModuleDict(
-            {
-                str(node): convolution(widths[node], graph.width * len(targets), 3, dilation=graph.dilations[node])
-                for node, targets in enumerate(graph.targets)
-                if targets
-            }
-        )
-        self.encode = convolution(sum(widths[node] for node in graph.outputs), latent, 1)
-        self.mix = convolution(latent + in_channels, head, 1)
-        self.heads = convolution(head + in_channels, 3 * out_channels, 1)
+        self.architecture = architecture
+        self.precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+        *trunk, encode, mix, heads = architecture.shapes()
+        self.trunk = nn.ModuleList([KINDS[normalisation](shape, architecture.ndim) for shape in trunk])
+        self.encode, self.mix, self.heads = (Plain(shape, architecture.ndim) for shape in (encode, mix, heads))
+        self.normalisation = normalisation
 
     def forward(self, noisy: Float[Tensor, " b c *space"]) -> tuple[Float[Tensor, " b 3 out *space"], Float[Tensor, " b l *space"]]:
         """
@@ -61,10 +50,13 @@ class Network(nn.Module):
         noisy
             Standardised input; masked voxels hold 0.
         """
-        noisy = noisy.contiguous(memory_format=self.layout)
-        latent = self.encode(self._features(noisy))
+        noisy = noisy.contiguous(memory_format=LAYOUT[self.architecture.ndim])
+        # no weight is used twice, and a cache of casts would not survive the recording of CUDA graphs
+        with torch.autocast(noisy.device.type, self.precision, enabled=self.precision != torch.float32, cache_enabled=False):
+            features = self._features(noisy)
+        latent = self.encode(features.float())
         mixed = functional.relu(self.mix(torch.cat([latent, noisy], dim=1)))
-        out = self.heads(torch.cat([mixed, noisy], dim=1)).unflatten(1, (3, self.out_channels))
+        out = self.heads(torch.cat([mixed, noisy], dim=1)).unflatten(1, (3, self.architecture.out_channels))
         below, median, above = out.unbind(1)
         quantiles = torch.stack([median - functional.softplus(below), median, median + functional.softplus(above)], dim=1)
         return quantiles, latent
@@ -80,53 +72,94 @@ class Network(nn.Module):
         """
         for convolution in self._convolutions():
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=random)
-            assert convolution.bias is not None
             nn.init.zeros_(convolution.bias)
-        noisy = noisy.contiguous(memory_format=self.layout)
         hooks = [convolution.register_forward_hook(_standardise_output) for convolution in self._convolutions()]
         self(noisy)
         for hook in hooks:
             hook.remove()
 
-    def _convolutions(self) -> Iterator[nn.Conv2d | nn.Conv3d]:
-        for module in chain(self.hidden.values(), [self.encode, self.mix, self.heads]):
-            assert isinstance(module, nn.Conv2d | nn.Conv3d)
-            yield module
+    @torch.no_grad()
+    def folded(self) -> "Network":
+        """The same function without anything that only training needs: plain convolutions."""
+        plain = Network(self.architecture).to(self.encode.weight.device)
+        plain.precision = self.precision
+        for source, target in zip(self._convolutions(), plain._convolutions(), strict=True):
+            weight, bias = cast(Convolution, source).folded()
+            target.weight.copy_(weight)
+            target.bias.copy_(bias)
+        return plain.train(self.training)
+
+    def statistics(self) -> list[BatchNormalised]:
+        """Convolutions that keep statistics of batches."""
+        return [module for module in self.trunk if isinstance(module, BatchNormalised)]
+
+    def _convolutions(self) -> Iterator[Plain]:
+        # all kinds have weight, bias and the methods of `Convolution`; Plain stands for them in the types
+        yield from (cast(Plain, module) for module in [*self.trunk, self.encode, self.mix, self.heads])
 
     def _features(self, noisy: Tensor) -> Tensor:
         """Everything that enters the latent, concatenated."""
-        arriving: dict[int, list[Tensor]] = {0: [noisy]}
-        leaving: list[Tensor] = []
-        for node, targets in enumerate(self.graph.targets):
-            features = _concatenated(arriving.pop(node))
-            if node in self.graph.outputs:
-                leaving.append(features)
-            if not targets:
-                continue
-            padded = functional.pad(features, [self.graph.dilations[node]] * (2 * self.ndim), mode="replicate")
-            parts = functional.relu(self.hidden[str(node)](padded)).split(self.graph.width, dim=1)
-            for target, part in zip(targets, parts, strict=True):
-                arriving.setdefault(target, []).append(part)
-        return torch.cat(leaving, dim=1)
+        wiring = self.architecture.wiring
+        return _sparse(wiring, self.trunk, noisy) if isinstance(wiring, Graph) else _pyramid(wiring, self.trunk, noisy)
 
 
-def parameter_count(network: nn.Module) -> int:
-    """Number of trained numbers."""
-    return sum(parameter.numel() for parameter in network.parameters())
+def _sparse(graph: Graph, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
+    """
+    Features that a sparse graph collects at its outputs.
+
+    Parts wait in the order of their sources until their node's turn; a node whose features are used up is freed.
+    """
+    arriving: dict[int, list[Tensor]] = {0: [noisy]}
+    features: dict[int, Tensor] = {}
+    groups = graph.groups()
+    last = {group[0].source: index for index, group in enumerate(groups)}
+    leaving: dict[int, Tensor] = {}
+    for index, (group, convolution) in enumerate(zip(groups, trunk, strict=True)):
+        source = group[0].source
+        if source not in features:
+            features[source] = _joined(arriving.pop(source))
+        parts = functional.relu(convolution(features[source])).split([edge.channels for edge in group], dim=1)
+        for edge, part in zip(group, parts, strict=True):
+            arriving.setdefault(edge.target, []).append(part)
+        if last[source] == index:
+            done = features.pop(source)
+            if source in graph.outputs:
+                leaving[source] = done
+    return _joined([leaving[node] if node in leaving else _joined(arriving[node]) for node in graph.outputs])
 
 
-def _concatenated(parts: list[Tensor]) -> Tensor:
+def _pyramid(unet: UNet, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
+    """Features of a U-Net; a field that is no multiple of the stride is padded at its far ends, and cropped again."""
+    shape = noisy.shape[2:]
+    missing = [-size % unet.stride for size in shape]
+    features = functional.pad(noisy, [value for size in reversed(missing) for value in (0, size)], mode="replicate")
+    convolutions, skipped = iter(trunk), []
+    for _ in range(unet.levels):
+        features = _repeated(features, convolutions, unet.repeats)
+        skipped.append(features)
+        features = POOL[len(shape)](features, 2)
+    features = _repeated(features, convolutions, unet.repeats)
+    for skip in reversed(skipped):
+        finer = functional.interpolate(features, scale_factor=2, mode="nearest")
+        features = _repeated(torch.cat([finer, skip], dim=1), convolutions, unet.repeats)
+    return features[(slice(None), slice(None), *(slice(size) for size in shape))]
+
+
+def _repeated(features: Tensor, convolutions: Iterator[nn.Module], count: int) -> Tensor:
+    for _ in range(count):
+        features = functional.relu(next(convolutions)(features))
+    return features
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _standardise_output(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """Forward hook: rescale a convolution so that this very output has mean 0 and variance 1 in each channel."""
-    assert isinstance(module, nn.Conv2d | nn.Conv3d)
     others = [axis for axis in range(output.ndim) if axis != 1]
     shape = [-1] + [1] * (output.ndim - 2)
-    mean = output.mean(others)
-    spread = output.std(others, correction=0).clamp_min(1e-3)  # a dead or constant channel is left alone
-    module.weight /= spread.view(-1, *[1] * (module.weight.ndim - 1))
-    assert module.bias is not None
-    module.bias.copy_((module.bias - mean) / spread)
+    mean = output.float().mean(others)
+    spread = output.float().std(others, correction=0).clamp_min(1e-3)  # a dead or constant channel is left alone
+    cast(Convolution, module).rescale(mean, spread)
     return (output - mean.view(shape)) / spread.view(shape)

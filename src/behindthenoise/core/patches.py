@@ -1,12 +1,37 @@
 """Training patches, cut by qlty; its border weights say how much of a patch counts in the loss."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from qlty import NCYXQuilt, NCZYXQuilt
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples on one device: standardised input and target, and the weight of each voxel in the loss."""
+
+    noisy: Float[Tensor, " b c *window"]
+    clean: Float[Tensor, " b out *window"]
+    weight: Float[Tensor, " b 1 *window"]
+
+
+class Examples(Protocol):
+    """Patches to draw from, wherever they lie."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def prepare(self, chosen: Int[np.ndarray, " b"]) -> None:
+        """Begin to fetch those that will be asked for next."""
+
+    def batch(self, chosen: Int[np.ndarray, " b"]) -> Batch:
+        """Those with these indices."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +47,42 @@ class Patches:
         Standardised target and its weight in the loss; one for all scans of a field.
     pairs
         For each example the index into `noisy` and into `clean`.
+    device
+        Where batches are wanted; the patches may lie elsewhere.
     """
 
     noisy: Float[Tensor, " n c *window"]
     clean: Float[Tensor, " m out *window"]
     weight: Float[Tensor, " m 1 *window"]
     pairs: Int[Tensor, " example 2"]
+    device: torch.device
 
-    def to(self, device: torch.device) -> "Patches":
-        """The same patches on a device."""
-        return Patches(self.noisy.to(device), self.clean.to(device), self.weight.to(device), self.pairs.to(device))
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return len(self.pairs)
+
+    def prepare(self, chosen: Int[np.ndarray, " b"]) -> None:
+        """Nothing: they are here."""
+
+    def batch(self, chosen: Int[np.ndarray, " b"]) -> Batch:
+        """Examples with these indices."""
+        pairs = self.pairs[torch.from_numpy(chosen).to(self.pairs.device)]
+        taken = self.noisy[pairs[:, 0]], self.clean[pairs[:, 1]], self.weight[pairs[:, 1]]
+        return Batch(*(tensor.to(self.device) for tensor in taken))
+
+    def bytes(self) -> int:
+        """Memory of all patches."""
+        return sum(tensor.nbytes for tensor in (self.noisy, self.clean, self.weight, self.pairs))
+
+    def on(self, device: torch.device) -> "Patches":
+        """The same patches moved to a device."""
+        moved = (tensor.to(device) for tensor in (self.noisy, self.clean, self.weight, self.pairs))
+        noisy, clean, weight, pairs = moved
+        return Patches(noisy, clean, weight, pairs, device)
+
+    def serving(self, device: torch.device) -> "Patches":
+        """The same patches where they are; their batches are sent to a device."""
+        return replace(self, device=device)
 
 
 @dataclass(frozen=True)
@@ -55,6 +106,23 @@ class Grid:
         step = next(step for step in range(max(patch - 2 * border, 1), 0, -1) if rest % step <= patch // 4)
         gaps = rest // step
         return cls(size, size - gaps * step, step, gaps + 1)
+
+
+def lay_out(shape: Sequence[int], patch: int, border: int) -> tuple[list[Grid], int]:
+    """Windows along each axis of an image, and the frame in which a network sees padding: at most a quarter of a patch."""
+    border = min(border, patch // 4)
+    return [Grid.covering(size, patch, border) for size in shape], border
+
+
+def places(grids: Sequence[Grid]) -> list[tuple[slice, ...]]:
+    """Every window of an image, in the order of qlty's patches."""
+    axes = [[slice(index * grid.step, index * grid.step + grid.window) for index in range(grid.count)] for grid in grids]
+    return list(product(*axes))
+
+
+def frames(grids: list[Grid], border: int, border_weight: float) -> Float[Tensor, " place 1 *window"]:
+    """Weights of one image's patches in the loss, before it is known which voxels count."""
+    return _frames(_quilt(grids, border, border_weight), grids, border, border_weight)
 
 
 def cut(
@@ -83,8 +151,7 @@ def cut(
         Weight of that frame. Where a patch ends because the image ends, the padding is what inference will see
         too, and the frame has full weight.
     """
-    border = min(border, patch // 4)
-    grids = [Grid.covering(size, patch, border) for size in counts.shape[1:]]
+    grids, border = lay_out(counts.shape[1:], patch, border)
     quilt = _quilt(grids, border, border_weight)
     images, scans = noisy.shape[:2]
     clean_patches = quilt.unstitch(torch.from_numpy(clean))
@@ -93,11 +160,11 @@ def cut(
     ).repeat(images, *[1] * (clean.ndim - 1))
     noisy_patches = quilt.unstitch(torch.from_numpy(noisy.reshape(images * scans, *noisy.shape[2:])))
     kept = torch.nonzero(weights.flatten(1).sum(1) > 0).flatten()
-    places = len(clean_patches) // images
-    image, place = kept // places, kept % places
-    positions = ((image[:, None] * scans + torch.arange(scans)) * places + place[:, None]).flatten()
+    count = len(clean_patches) // images
+    image, place = kept // count, kept % count
+    positions = ((image[:, None] * scans + torch.arange(scans)) * count + place[:, None]).flatten()
     pairs = torch.stack([torch.arange(len(positions)), torch.arange(len(kept)).repeat_interleave(scans)], dim=1)
-    return Patches(noisy_patches[positions], clean_patches[kept], weights[kept], pairs)
+    return Patches(noisy_patches[positions], clean_patches[kept], weights[kept], pairs, pairs.device)
 
 
 def _quilt(grids: list[Grid], border: int, border_weight: float) -> NCYXQuilt | NCZYXQuilt:

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,20 @@ def digest(array: zarr.Array[Any], region: tuple[slice, ...] | None = None) -> s
         Part to digest; None digests all.
     """
     bounds = region or tuple(slice(0, size) for size in array.shape)
-    axes = [range(part.start, part.stop, chunk) for part, chunk in zip(bounds, array.chunks, strict=True)]
     total = hashlib.sha256(f"{array.dtype}{[(part.start, part.stop) for part in bounds]}".encode())
-    for corner in product(*axes):
-        block = tuple(
-            slice(start, min(start + chunk, part.stop)) for start, chunk, part in zip(corner, array.chunks, bounds, strict=True)
-        )
+    for block in blocks(array, bounds):
         total.update(np.ascontiguousarray(array[block]).tobytes())
     return total.hexdigest()
+
+
+def blocks(array: zarr.Array[Any], bounds: tuple[slice, ...] | None = None) -> Iterator[tuple[slice, ...]]:
+    """Regions of one chunk's size that together are the array, or the part of it within bounds that begins at a chunk."""
+    bounds = bounds or tuple(slice(0, size) for size in array.shape)
+    axes = [range(part.start, part.stop, chunk) for part, chunk in zip(bounds, array.chunks, strict=True)]
+    for corner in product(*axes):
+        yield tuple(
+            slice(start, min(start + chunk, part.stop)) for start, chunk, part in zip(corner, array.chunks, bounds, strict=True)
+        )
 
 
 def write_dataset(path: Path, dataset: xr.Dataset, space: Sequence[str]) -> dict[str, str]:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from behindthenoise.config import CalibrationConfig, InferenceConfig, NetworkConfig
+from behindthenoise.config import CalibrationConfig, InferenceConfig
 from behindthenoise.core import calibration, memory
 from behindthenoise.errors import ConfigError
 from behindthenoise.io.record import log, read_json
-from behindthenoise.run.graphs import read_graph
+from behindthenoise.run.architectures import read_architecture
 from behindthenoise.stages import Spec
 
 LARGE = 1_000_000  # voxels along an axis: no tile reaches the end
@@ -23,9 +23,7 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     for channel, (least, largest) in zip(facts["channels"], facts["clean_range"], strict=True):
         calibration.expect_support(config.support, channel, least, largest)
     inference = spec.get("inference", InferenceConfig)
-    halo, voxel_bytes = memory.ensemble_cost(
-        [read_graph(graph)], spec.get("network", NetworkConfig), len(facts["channels"]), spec.get("tokens.components", int)
-    )
+    halo, voxel_bytes = memory.ensemble_cost([read_architecture(graph)], spec.get("tokens.components", int))
     expect_voxels(spec.get("tokens.count", int), facts["voxels"]["train"])
     # volumes may be larger than the field of the pairs, and then a tile is not cut at its end
     shape = [LARGE] * len(facts["shape"]) if spec.sections["volumes"] else facts["shape"]

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from behindthenoise.config import NetworkConfig
-from behindthenoise.core import inference, tiling
+from behindthenoise.core import inference, memory, tiling
 from behindthenoise.core.network import Network
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.tokens import Projection
@@ -35,15 +34,12 @@ def run(
     """Fill this job's tiles of the store, and write a manifest with the digest of each."""
     torch.set_num_threads(spec.get("inference.threads", int))
     source, scale = volumes.open_input(volume), store_of_pairs.read_scale(pairs)
-    config, channels = spec.get("network", NetworkConfig), len(source.geometry.channels)
-    networks = [
-        on_disk.read_network(graph, weight, config, channels=channels, ndim=len(source.shape))
-        for graph, weight in zip(graphs, weights, strict=True)
-    ]
+    precision = spec.get("inference.precision", str)
+    networks = [on_disk.read_network(graph, weight, precision) for graph, weight in zip(graphs, weights, strict=True)]
     mapping = models.read_projection(projection)
     group = stores.open_group(store, "r+")
     layout = volumes.read_layout(group)
-    halo = max(network.graph.radius for network in networks)
+    halo = memory.ensemble_halo([network.architecture for network in networks])
     if layout.halo != halo:
         raise StoreError(
             f"store {store} was laid out for a halo of {layout.halo} voxels, the networks need {halo}; delete its folder"

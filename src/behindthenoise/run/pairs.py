@@ -12,7 +12,7 @@ from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import Split
 from behindthenoise.errors import StoreError
 from behindthenoise.io.geometry import Geometry, coordinates, read_geometry
-from behindthenoise.io.stores import open_group, write_dataset
+from behindthenoise.io.stores import get_array, open_group, write_dataset
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,19 @@ def read_scale(path: Path) -> Scale:
     if not isinstance(scale, dict):
         raise StoreError(f"pairs {path} hold no scale; delete the folder and run the workflow again")
     return _parse_scale(scale)
+
+
+def read_geometry_of(path: Path) -> Geometry:
+    """The geometry alone, without the fields."""
+    geometry = open_group(path).attrs.asdict().get("geometry")
+    if not isinstance(geometry, dict):
+        raise StoreError(f"pairs {path} hold no geometry; delete the folder and run the workflow again")
+    return read_geometry(geometry)
+
+
+def noisy_shape(path: Path) -> tuple[int, ...]:
+    """Images, scans, channels and voxels along each axis, without reading a field."""
+    return get_array(open_group(path), "noisy").shape
 
 
 def _parse_scale(data: dict[str, Any]) -> Scale:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from behindthenoise.config import InferenceConfig, NetworkConfig
+from behindthenoise.config import InferenceConfig
 from behindthenoise.core import memory
 from behindthenoise.core.tiling import tiles
 from behindthenoise.io import volumes
 from behindthenoise.io.record import log
-from behindthenoise.run.graphs import read_graph
+from behindthenoise.run.architectures import read_architecture
 from behindthenoise.stages import Spec
 
 
@@ -15,10 +15,9 @@ def run(spec: Spec, *, volume: Path, graphs: list[Path], store: Path) -> None:
     """Write the empty store of the quantiles."""
     source = volumes.open_input(volume)
     config = spec.part("inference", InferenceConfig)
-    network, components = spec.get("network", NetworkConfig), spec.get("tokens.components", int)
-    drawn = [read_graph(path) for path in graphs]
-    components = min(components, len(drawn) * network.latent)
-    halo, voxel_bytes = memory.ensemble_cost(drawn, network, len(source.geometry.channels), components)
+    drawn = [read_architecture(path) for path in graphs]
+    components = min(spec.get("tokens.components", int), sum(architecture.latent for architecture in drawn))
+    halo, voxel_bytes = memory.ensemble_cost(drawn, components)
     core = memory.choose_core(source.shape, halo, voxel_bytes, config.memory_bytes, config.tile_edge)
     projected = memory.projected_bytes(source.shape, core, halo, voxel_bytes)
     log(f"plan: {len(tiles(source.shape, core, halo))} tiles of {core} voxels, halo {halo}, at most {projected / 1e9:.2f} GB a job")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from behindthenoise.config import InferenceConfig, NetworkConfig
+from behindthenoise.config import InferenceConfig
 from behindthenoise.core import inference, memory
 from behindthenoise.core.network import Network
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
@@ -26,20 +26,20 @@ LEVELS = ("lower", "median", "upper")
 
 def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, latents: Path, manifest: Path) -> None:
     """Write the held-out quantiles, the sampled latents and the manifest."""
-    config, network_config = spec.part("inference", InferenceConfig), spec.get("network", NetworkConfig)
+    config = spec.part("inference", InferenceConfig)
     torch.set_num_threads(config.threads)
     loaded = store_of_pairs.read(pairs)
     channels = len(loaded.geometry.channels)
-    network = on_disk.read_network(graph, weights, network_config, channels=channels, ndim=len(loaded.shape))
-    halo, voxel_bytes = memory.ensemble_cost([network.graph], network_config, channels, components=0)
-    core = memory.choose_core(loaded.shape, halo, voxel_bytes, config.memory_bytes, config.tile_edge)
+    network = on_disk.read_network(graph, weights, config.precision)
+    _, voxel_bytes = memory.ensemble_cost([network.architecture], components=0)
+    core = memory.choose_core(loaded.shape, network.architecture.halo, voxel_bytes, config.memory_bytes, config.tile_edge)
     sample = draw_sample(loaded.split.role == TRAIN, spec.get("tokens.sample", int), spec.get("tokens.seed", int))
     group = stores.create_group(store, {"levels": LEVELS})
     dims = ("image", "scan", "quantile", "channel", *loaded.geometry.space)
     shape = (*loaded.noisy.shape[:2], 3, *loaded.noisy.shape[2:])
     chunks = (1, 1, 3, channels, *[stores.CHUNK[len(core)]] * len(core))
     array = stores.create_array(group, "quantiles", shape, dtype="float32", chunks=chunks, dims=dims)
-    taken = Sample.empty(sample, loaded.mask.shape, network_config.latent)
+    taken = Sample.empty(sample, loaded.mask.shape, network.architecture.latent)
     countdown = Countdown(shape[0] * shape[1], "fields")
     for done, (image, scan) in enumerate(np.ndindex(shape[:2]), start=1):
         array[image, scan] = predict(loaded, network, core, (image, scan), taken if scan == 0 else None)
@@ -96,7 +96,7 @@ def predict(
     image, scan = field
     held_out = np.isin(pairs.split.role[image], (CALIBRATION, TEST))
     quantiles = np.full((3, *pairs.noisy.shape[2:]), np.nan, np.float32)
-    for tile in tiles(pairs.shape, core, network.graph.radius):
+    for tile in tiles(pairs.shape, core, network.architecture.halo):
         sampled = sample is not None and bool((sample.slot[image][tile.core] >= 0).any())
         if not held_out[tile.core].any() and not sampled:
             continue

@@ -1,53 +1,70 @@
-"""Verb `train`: pairs and graph → trained weights of one member."""
+"""Verb `train`: pairs and architecture → trained weights of one member."""
 
 import csv
+import hashlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 
-from behindthenoise.config import NetworkConfig, TrainingConfig
-from behindthenoise.core import network as networks
-from behindthenoise.core import patches as patching
-from behindthenoise.core import training
-from behindthenoise.core.split import CALIBRATION, TEST, TRAIN, Split, training_units
-from behindthenoise.errors import SplitError
-from behindthenoise.io.record import file_digest, log, write_json
+from behindthenoise.config import TrainingConfig
+from behindthenoise.core.network import Network
+from behindthenoise.core.training import Progress, Training, assess
+from behindthenoise.errors import ConfigError, StoppedError
+from behindthenoise.io.checkpoint import read_checkpoint, write_checkpoint
+from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.record import file_digest, log, read_json, write_json
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
-from behindthenoise.run.graphs import read_graph
-from behindthenoise.run.pairs import Pairs
+from behindthenoise.run.architectures import read_architecture
+from behindthenoise.run.examples import load_examples
 from behindthenoise.stages import Spec
 
+CHECKPOINT_S = 30.0  # between two checkpoints: what a kill may cost
 
-def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, history: Path, manifest: Path, member: int) -> None:
-    """Write the weights, the history of the losses, and the manifest."""
-    config, seed = spec.get("training", TrainingConfig), spec.get("ensemble.seed", int)
+
+def run(
+    spec: Spec, *, pairs: Path, graph: Path, weights: Path, history: Path, manifest: Path, member: int, memory_gb: float
+) -> None:
+    """Write the weights, the history of the losses, and the manifest; go on from a checkpoint where there is one."""
+    config, seed = spec.part("training", TrainingConfig), spec.get("ensemble.seed", int)
     torch.set_num_threads(config.threads)
-    loaded = store_of_pairs.read(pairs)
-    drawn = read_graph(graph)
+    architecture = read_architecture(graph)
     device = on_disk.device()
-    network = on_disk.build_network(
-        drawn, spec.get("network", NetworkConfig), channels=len(loaded.geometry.channels), ndim=len(loaded.shape)
-    ).to(device)
-    examples, held_out = (
-        cut(loaded, counts, config, drawn.radius).to(device)
-        for counts in validation_split(loaded.split, config.validation, np.random.default_rng([seed, member, 1]))
+    learn, held_out = load_examples(
+        pairs,
+        config,
+        architecture.radius,
+        np.random.default_rng([seed, member, 1]),
+        memory_bytes=int(memory_gb * 1e9),
+        device=device,
     )
     log(
-        f"train: member {member} on {device}, {networks.parameter_count(network)} parameters, radius {drawn.radius}, "
-        f"{len(examples.pairs)} patches, {len(held_out.pairs)} held out"
+        f"train: member {member} on {device}, {architecture.parameters} parameters, radius {architecture.radius}, "
+        f"{len(learn)} patches, {len(held_out)} held out"
     )
-    random = torch.Generator().manual_seed(int(np.random.default_rng([seed, member, 2]).integers(2**63)))
-    rows = training.train(network, examples, held_out, config, random, lambda row: tell(row, config.steps))
-    on_disk.write_weights(weights, network)
-    with history.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0].as_row()))
-        writer.writeheader()
-        writer.writerows(row.as_row() for row in rows)
-    best = min(rows, key=lambda row: row.validation)
-    log(f"train: best state at step {best.step}, validation loss {best.validation:.5f}")
+    training = Training(
+        Network(architecture, normalisation=config.normalisation, precision=config.precision).to(device),
+        learn,
+        held_out,
+        config,
+        seed=[seed, member, 2],
+        exchangeable=exchangeable_axes(config, store_of_pairs.read_geometry_of(pairs)),
+    )
+    accelerate(training.network, learn.batch(np.zeros(config.batch, dtype=np.int64)).noisy)
+    checkpoint = weights.with_name("checkpoint.safetensors")
+    advance_to_end(training, checkpoint, checkpoint_key(spec, pairs, graph, member))
+    trained = training.result()
+    quality = assess(trained, held_out, config)
+    on_disk.write_weights(weights, trained)
+    write_history(history, training.history)
+    best = min(training.history, key=lambda row: row.validation)
+    log(f"train: best state at step {best.step}, validation loss {best.validation:.5f}, correlation {quality.correlation:.4f}")
     write_json(
         manifest,
         {
@@ -57,56 +74,114 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, history: Path, m
             "spec": spec.as_data(),
             "weights": file_digest(weights),
             "graph": file_digest(graph),
-            "parameters": networks.parameter_count(network),
-            "radius": drawn.radius,
+            "parameters": architecture.parameters,
+            "radius": architecture.radius,
+            "operations_per_voxel": architecture.operations,
             "best_step": best.step,
-            "steps": rows[-1].step,
-            "validation_loss": best.validation,
+            "steps": training.step,
+            "validation_loss": quality.loss,
+            "validation_correlation": quality.correlation,
+            "validation_error": quality.mean_squared_error**0.5,
         },
     )
+    checkpoint.unlink(missing_ok=True)
 
 
-def validation_split(
-    split: Split, share: float, random: np.random.Generator
-) -> tuple[Bool[np.ndarray, " image *space"], Bool[np.ndarray, " image *space"]]:
+def accelerate(network: Network, sample: torch.Tensor) -> None:
     """
-    Voxels to learn from, and voxels of whole training units that only choose the best state.
+    On a GPU, record the launches of a training step once and replay them: networks as small as these are bound by launching.
+
+    Only calls in training mode with the sample's shape are replayed; all others run as ever.
+    """
+    if not sample.is_cuda:
+        return
+    try:
+        torch.cuda.make_graphed_callables(network, (sample,))
+    except RuntimeError as problem:
+        log(f"train: CUDA graphs are not possible here, each step launches its kernels one by one ({problem})")
+
+
+def advance_to_end(training: Training, checkpoint: Path, key: str) -> None:
+    """
+    Train until it is finished, with a checkpoint now and then, from the last one if there is one.
 
     Raises
     ------
-    SplitError
-        If there is only one training unit.
+    StoppedError
+        If the process is asked to end; the state is on disk then.
     """
-    units = training_units(split)
-    if len(units) < 2:
-        raise SplitError(
-            "1 training block or image cannot be shared between learning and validation, which takes at least 2; "
-            "use a smaller split.block"
-        )
-    count = min(max(round(share * len(units)), 1), len(units) - 1)
-    chosen = np.isin(split.unit, random.choice(units, size=count, replace=False))
-    trains = split.role == TRAIN
-    return trains & ~chosen, trains & chosen
+    kept = read_checkpoint(checkpoint, key)
+    if kept is not None:
+        training.restore(*kept)
+        log(f"train: goes on from {checkpoint} at step {training.step}")
+    saved = time.monotonic()
+    with asked_to_stop() as requests:
+        while not training.finished:
+            row = training.advance()
+            if row is not None:
+                tell(row, training.config.steps)
+            if requests or time.monotonic() - saved > CHECKPOINT_S:
+                write_checkpoint(checkpoint, key, *training.state())
+                saved = time.monotonic()
+            if requests:
+                raise StoppedError(
+                    f"stopped by {signal.Signals(requests[0]).name} at step {training.step} of {training.config.steps}; "
+                    f"{checkpoint} holds the state; run the workflow again to go on from there"
+                )
 
 
-def cut(pairs: Pairs, counts: Bool[np.ndarray, " image *space"], config: TrainingConfig, radius: int) -> patching.Patches:
-    """Patches of the images that train; voxels that calibrate or test are blanked, though no loss could reach them."""
-    used = counts.reshape(len(counts), -1).any(axis=1)
-    role = pairs.split.role[used]
-    visible = pairs.mask[used] & (role != CALIBRATION) & (role != TEST)
-    noisy, clean = pairs.noisy[used], pairs.clean[used]
-    seen = np.broadcast_to(visible[:, None], (*noisy.shape[:2], *visible.shape[1:]))
-    return patching.cut(
-        pairs.scale.standardise_noisy(noisy, seen, axis=2),
-        np.nan_to_num(pairs.scale.standardise_clean(clean, axis=1)),
-        counts[used],
-        patch=config.patch,
-        border=radius,
-        border_weight=config.border_weight,
-    )
+@contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """Signals that asked this process to end, collected instead of obeyed, so that a step is not cut off."""
+    requests: list[int] = []
+    former = {
+        number: signal.signal(number, lambda number, _: requests.append(number)) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield requests
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
-def tell(row: training.Progress, steps: int) -> None:
+def checkpoint_key(spec: Spec, pairs: Path, graph: Path, member: int) -> str:
+    """What the state of a training depends on: specification, member, architecture, and the content of the pairs."""
+    content = [spec.as_data(), member, file_digest(graph), read_json(pairs.with_suffix(".json")).get("digests")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_history(path: Path, rows: list[Progress]) -> None:
+    """Write one line for each validation."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0].as_row()))
+        writer.writeheader()
+        writer.writerows(row.as_row() for row in rows)
+
+
+def exchangeable_axes(config: TrainingConfig, geometry: Geometry) -> list[int]:
+    """
+    Spatial axes that quarter turns may exchange.
+
+    Raises
+    ------
+    ConfigError
+        If axes are asked for that the field does not have, or whose spacing differs.
+    """
+    spacing = dict(zip(geometry.space, geometry.spacing, strict=True))
+    if config.turns == "auto":
+        alike = [[axis for axis in spacing if np.isclose(spacing[axis], step, rtol=0.01)] for step in spacing.values()]
+        chosen = max(alike, key=len)
+    else:
+        chosen = [] if config.turns == "none" else list(config.turns)
+    if unknown := sorted(set(chosen) - set(spacing)):
+        raise ConfigError(f"training.turns names {' '.join(unknown)}, but the field has {' '.join(spacing)}; leave it out")
+    if chosen and not np.allclose([spacing[axis] for axis in chosen], spacing[chosen[0]], rtol=0.01):
+        steps = ", ".join(f"{axis} {spacing[axis]:g}" for axis in chosen)
+        raise ConfigError(f"training.turns would exchange axes of different spacing ({steps} {geometry.unit}); use auto or none")
+    return sorted(geometry.space.index(axis) for axis in chosen)
+
+
+def tell(row: Progress, steps: int) -> None:
     """One line of progress with the time that is left if training does not stop early."""
     left = row.time_s / row.step * (steps - row.step)
     log(

@@ -1,0 +1,135 @@
+"""Training patches read from the store of the pairs when they are drawn, for fields that do not fit into memory."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from behindthenoise.config import TrainingConfig
+from behindthenoise.core import patches as patching
+from behindthenoise.core.patches import Batch
+from behindthenoise.core.scale import Scale
+from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
+from behindthenoise.io import stores
+from behindthenoise.run.pairs import read_scale
+
+ARRAYS = ("noisy", "clean", "mask", "role", "unit")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One window of one image."""
+
+    image: int
+    index: int
+    region: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """
+    The examples that `patches.cut` would hold, in the same order and with the same values, each read when it is drawn.
+
+    Attributes
+    ----------
+    arrays
+        Noisy and clean fields, mask, role and unit on disk.
+    frames
+        Weights of the windows of one image.
+    places
+        Windows in which at least one voxel counts.
+    units
+        Units that count.
+    """
+
+    arrays: dict[str, zarr.Array[Any]]
+    scale: Scale
+    frames: Float[Tensor, " place 1 *window"]
+    places: list[Place]
+    units: Int[np.ndarray, " unit"]
+    device: torch.device
+    reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), repr=False)
+    coming: dict[bytes, Future[Batch]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        """How many examples there are: every scan of every window."""
+        return len(self.places) * int(self.arrays["noisy"].shape[1])
+
+    def prepare(self, chosen: Int[np.ndarray, " b"]) -> None:
+        """Begin to read examples in the background."""
+        self.coming.clear()
+        self.coming[chosen.tobytes()] = self.reader.submit(self._read, chosen)
+
+    def batch(self, chosen: Int[np.ndarray, " b"]) -> Batch:
+        """Examples with these indices."""
+        prepared = self.coming.pop(chosen.tobytes(), None)
+        read = self._read(chosen) if prepared is None else prepared.result()
+        return Batch(*(tensor.to(self.device) for tensor in (read.noisy, read.clean, read.weight)))
+
+    def _read(self, chosen: Int[np.ndarray, " b"]) -> Batch:
+        """Read, standardise and weigh examples."""
+        examples = [self._read_one(*divmod(int(index), int(self.arrays["noisy"].shape[1]))) for index in chosen]
+        noisy, clean, weight = (torch.stack(parts) for parts in zip(*examples, strict=True))
+        return Batch(noisy, clean, weight)
+
+    def _read_one(self, place: int, scan: int) -> tuple[Tensor, Tensor, Tensor]:
+        at = self.places[place]
+        lead: tuple[int | slice, ...] = (at.image, *at.region)
+        role = np.asarray(self.arrays["role"][lead])
+        visible = np.asarray(self.arrays["mask"][lead]).astype(bool) & (role != CALIBRATION) & (role != TEST)
+        counts = (role == TRAIN) & np.isin(np.asarray(self.arrays["unit"][lead]), self.units)
+        in_noisy: tuple[int | slice, ...] = (at.image, scan, slice(None), *at.region)
+        in_clean: tuple[int | slice, ...] = (at.image, slice(None), *at.region)
+        noisy, clean = np.asarray(self.arrays["noisy"][in_noisy]), np.asarray(self.arrays["clean"][in_clean])
+        return (
+            torch.from_numpy(self.scale.standardise_noisy(noisy, visible, axis=0)),
+            torch.from_numpy(np.nan_to_num(self.scale.standardise_clean(clean, axis=0))),
+            torch.from_numpy(counts[None].astype(np.float32)) * self.frames[at.index],
+        )
+
+
+def stream(store: Path, units: Int[np.ndarray, " unit"], config: TrainingConfig, radius: int, device: torch.device) -> Streamed:
+    """
+    All patches in which a voxel of these training units counts; one pass over roles and units finds them.
+
+    Parameters
+    ----------
+    units
+        Training units that count.
+    """
+    group = stores.open_group(store)
+    arrays = {name: stores.get_array(group, name) for name in ARRAYS}
+    images, *shape = arrays["role"].shape
+    grids, border = patching.lay_out(shape, config.patch, radius)
+    weights = patching.frames(grids, border, config.border_weight)
+    kept = []
+    for image in range(images):
+        for index, region in enumerate(patching.places(grids)):
+            counts = training_voxels(arrays, units, (image, *region))
+            if float((torch.from_numpy(counts[None].astype(np.float32)) * weights[index]).sum()) > 0:
+                kept.append(Place(image, index, region))
+    return Streamed(arrays, read_scale(store), weights, kept, units, device)
+
+
+def training_voxels(
+    arrays: dict[str, zarr.Array[Any]], units: Int[np.ndarray, " unit"], region: tuple[int | slice, ...]
+) -> Bool[np.ndarray, " *window"]:
+    """Voxels of a region that train and belong to these units."""
+    trains: Bool[np.ndarray, " *window"] = np.asarray(arrays["role"][region]) == TRAIN
+    return trains & np.isin(np.asarray(arrays["unit"][region]), units) if trains.any() else trains
+
+
+def training_units(store: Path) -> Int[np.ndarray, " unit"]:
+    """Ids of the units that train, rising; read chunk by chunk."""
+    group = stores.open_group(store)
+    role, unit = stores.get_array(group, "role"), stores.get_array(group, "unit")
+    found: set[int] = set()
+    for region in stores.blocks(role):
+        found |= set(np.unique(np.asarray(unit[region])[np.asarray(role[region]) == TRAIN]).tolist())
+    return np.array(sorted(found))
