@@ -37,6 +37,7 @@ include: "workflow/rules/calibration.smk"
 include: "workflow/rules/tokens.smk"
 include: "workflow/rules/volumes.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/sweep.smk"
 
 
 onsuccess:

@@ -20,9 +20,9 @@ GOOD = {"dataset": "some", "synthetic": {}, "network": {"depth": 3}}
 def options_of(stage):
     """A value for each option that the function of a stage takes."""
     run = importlib.import_module(f"behindthenoise.{module_of(stage)}").run
-    values = {int: "0", str: "text", Path: "file", list[Path]: "file"}
+    values = {int: "0", float: "1.5", str: "text", Path: "file", list[Path]: "file"}
     taken = {name: values[parameter.annotation] for name, parameter in inspect.signature(run).parameters.items() if name != "spec"}
-    return [text for name, value in taken.items() for text in (f"--{name}", value)]
+    return [text for name, value in taken.items() for text in (f"--{name.replace('_', '-')}", value)]
 
 
 @pytest.fixture
@@ -89,14 +89,17 @@ def test_an_error_inside_a_stage_is_told_in_the_same_way(tmp_path, capsys):
 
 
 def test_a_stage_does_its_work_and_records_it(tmp_path, capsys):
-    spec = specification(parse(GOOD), "draw")
+    spec = specification(parse(GOOD), "wire")
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps({"shape": [64, 64], "channels": ["Si", "Fe"]}))
     graphs = []
     for member in ("0", "0", "1"):
         path = tmp_path / f"{len(graphs)}.json"
-        assert main(["draw", "--graph", str(path), "--member", member, "--spec", spec]) == 0
+        assert main(["wire", "--pairs", str(pairs), "--graph", str(path), "--member", member, "--spec", spec]) == 0
         graphs.append(path.read_text())
     assert graphs[0] == graphs[1] != graphs[2]
-    assert "draw: done in" in capsys.readouterr().err
+    assert (json.loads(graphs[0])["ndim"], json.loads(graphs[0])["in_channels"]) == (2, 2)
+    assert "wire: done in" in capsys.readouterr().err
 
 
 def test_a_valid_configuration_is_printed_with_its_defaults(config_file, capsys):

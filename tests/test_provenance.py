@@ -70,10 +70,10 @@ def test_logic_changes_the_stages_that_import_it_and_no_others(package):
 
 
 def test_what_is_imported_by_an_import_counts_too(package):
-    # run.train -> core.training -> core.network -> core.graph
-    stages = changed(package, "core/graph.py", replace("VERSION = 1", "VERSION = 2"))
-    assert {"draw", "train", "predict", "infer", "plan", "check"} <= stages
-    assert not stages & {"calibrate", "score", "report", "average"}
+    # run.train -> core.training -> core.network -> core.architecture -> core.graph
+    stages = changed(package, "core/graph.py", replace("stride = 1", "stride = 2"))
+    assert {"wire", "train", "predict", "infer", "plan", "check"} <= stages
+    assert not stages & {"calibrate", "score", "ingest", "average"}
 
 
 def test_a_shared_module_changes_all_that_share_it(package):
@@ -100,8 +100,8 @@ def test_an_import_inside_a_function_counts(package):
     assert "tokenize" in changed(package, "core/added.py", replace("1", "2"))
 
 
-def test_the_template_of_the_page_changes_the_report_alone(package):
-    assert changed(package, "report/page.html.j2", lambda text: text + "\n<p>added</p>\n") == {"report"}
+def test_the_template_of_the_page_changes_what_is_drawn_alone(package):
+    assert changed(package, "report/page.html.j2", lambda text: text + "\n<p>added</p>\n") == {"report", "sweep"}
 
 
 def test_the_fingerprint_is_the_same_wherever_the_package_stands(package):

@@ -13,7 +13,7 @@ from behindthenoise.stages import STAGES, Spec, module_of, specification
 
 CONFIG = parse({"dataset": "some", "synthetic": {}, "volumes": {"large": {"synthetic": [96, 96]}}})
 # What the command line gives a stage besides files.
-EXTRAS = {"infer": {"share": str}, "draw": {"member": int}, "train": {"member": int}, "fetch": {"name": str}}
+EXTRAS = {"infer": {"share": str}, "wire": {"member": int}, "train": {"member": int, "memory_gb": float}, "fetch": {"name": str}}
 # There is only one score yet; a second one must run the stage again.
 UNREAD = {"score": {"calibration.score"}}
 
@@ -88,7 +88,21 @@ def test_a_specification_is_one_line_that_does_not_change(stage):
 def test_a_setting_changes_the_stages_that_read_it_and_no_others():
     changed = CONFIG.model_copy(update={"training": TrainingConfig(steps=601)})
     found = {stage for stage in STAGES if specification(changed, stage, volume="x") != specification(CONFIG, stage, volume="x")}
-    assert found == {"train", "gather"}
+    assert found == {"train", "gather", "sweep"}
+
+
+def test_the_memory_of_a_training_trains_nothing_again():
+    changed = CONFIG.model_copy(update={"training": TrainingConfig(memory_gb=0.1)})
+    found = {stage for stage in STAGES if specification(changed, stage, volume="x") != specification(CONFIG, stage, volume="x")}
+    assert found == {"gather", "sweep"}
+
+
+def test_every_other_setting_of_a_training_is_part_of_its_specification():
+    read = {key.removeprefix("training.") for key in STAGES["train"].sections if key.startswith("training.")}
+    assert read == set(TrainingConfig.model_fields) - {"memory_gb"}
+    chosen = TrainingConfig(steps=7, turns=("y", "x"), normalisation="batch", quantiles=(0.1, 0.5, 0.8))
+    text = specification(CONFIG.model_copy(update={"training": chosen}), "train")
+    assert Spec.parse(text, "train").part("training", TrainingConfig) == chosen
 
 
 def test_a_setting_of_another_volume_changes_nothing():

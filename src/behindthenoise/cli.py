@@ -28,12 +28,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(config.schema(), indent=2))
         elif verb == "validate":
             print(config.load(options["config"]).model_dump_json(indent=2))
+        elif verb == "draw":
+            _draw(**options)
         else:
             _run_stage(verb, options)
     except BehindTheNoiseError as problem:
         print(f"btn {verb}: error: {problem}", file=sys.stderr)
         return 2
     return 0
+
+
+def _draw(graph: Path, picture: Path | None) -> None:
+    """Picture of an architecture beside its file, or where it is wanted, and its numbers on standard output."""
+    wiring = importlib.import_module("behindthenoise.report.wiring")
+    architecture, target = wiring.read(graph), picture or graph.with_suffix(".svg")
+    wiring.write(architecture, target)
+    for name, value in {**wiring.facts(architecture), "picture": target}.items():
+        print(f"{name}: {value}")
 
 
 def _run_stage(verb: str, options: dict[str, str | Path | list[Path]]) -> None:
@@ -52,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("schema", help="print the JSON schema of the configuration file")
     validate = verbs.add_parser("validate", help="check a configuration file and print it with all defaults")
     validate.add_argument("config", type=Path)
+    draw = verbs.add_parser("draw", help="print the size of a network and draw a picture of its wiring")
+    draw.add_argument("graph", type=Path, help="a member's graph.json")
+    draw.add_argument("--picture", type=Path, metavar="PATH", help="svg, png or pdf; without it, an SVG beside the graph")
     for name, stage in STAGES.items():
         _add_stage(verbs.add_parser(name, help=stage.help, description=stage.help), name, stage)
     return parser

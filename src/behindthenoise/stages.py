@@ -103,11 +103,19 @@ STAGES: dict[str, Stage] = {
     ),
     "gather": Stage(
         "collect the tables, facts and slices that the report shows",
-        tuple(Config.model_fields),
+        # what a sweep tries says nothing about this ensemble
+        tuple(key for key in Config.model_fields if key != "sweep"),
         ("pairs", "evaluation", "certificate", "content"),
-        ("volumes", "records"),
+        ("volumes", "records", "graphs"),
     ),
     "report": Stage("draw the figures and the page", (), ("content", "slices", "page"), module="report.report"),
+    "sweep": Stage(
+        "compare the networks of a sweep: a table and a figure of their validation against the swept settings",
+        ("network", "training", "sweep"),
+        ("table", "figure"),
+        ("records",),
+        module="report.sweep",
+    ),
 }
 
 

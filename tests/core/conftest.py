@@ -3,10 +3,17 @@ import pytest
 import torch
 
 from behindthenoise.config import NetworkConfig
-from behindthenoise.core import graph as graphs
+from behindthenoise.core import architecture as architectures
 from behindthenoise.core.network import Network
 
-TORCH_THREADS = 2
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks as small as these lose more time by waiting for a second thread than it saves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=[2, 3], ids=["2d", "3d"])
@@ -23,14 +30,7 @@ def config():
 def network(ndim, config):
     """A network with random weights, scaled on noise."""
     random = torch.Generator().manual_seed(3)
-    made = Network(
-        graphs.draw(config, graphs.generator(11, 0)),
-        in_channels=2,
-        out_channels=2,
-        ndim=ndim,
-        latent=config.latent,
-        head=config.head,
-    )
+    made = Network(architectures.draw(config, architectures.generator(11, 0), ndim=ndim, channels=2))
     made.initialise(torch.randn(2, 2, *[20] * ndim, generator=random), random)
     return made.eval()
 

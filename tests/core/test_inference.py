@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from behindthenoise.config import NetworkConfig
-from behindthenoise.core import graph as graphs
+from behindthenoise.core import architecture as architectures
 from behindthenoise.core.inference import run_ensemble, run_member
 from behindthenoise.core.network import Network
 from behindthenoise.core.scale import Scale
@@ -33,8 +33,8 @@ def ensemble(ndim):
     random = torch.Generator().manual_seed(0)
     networks = []
     for member in range(3):
-        graph = graphs.draw(config, graphs.generator(6, member))
-        networks.append(Network(graph, in_channels=2, out_channels=2, ndim=ndim, latent=3, head=4).eval())
+        drawn = architectures.draw(config, architectures.generator(6, member), ndim=ndim, channels=2)
+        networks.append(Network(drawn).eval())
         networks[-1].initialise(torch.randn(2, 2, *[12] * ndim, generator=random), random)
     values = np.random.default_rng(1)
     matrices = tuple(values.normal(size=(3, 4, 3)).astype(np.float32))

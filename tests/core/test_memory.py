@@ -1,14 +1,29 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from behindthenoise.config import NetworkConfig
-from behindthenoise.core import graph as graphs
-from behindthenoise.core.memory import LARGEST_CORE, STEP, bytes_per_voxel, choose_core, ensemble_cost, projected_bytes
+from behindthenoise.core import architecture as architectures
+from behindthenoise.core import patches as patching
+from behindthenoise.core.architecture import Architecture
+from behindthenoise.core.graph import Edge, Graph
+from behindthenoise.core.memory import (
+    LARGEST_CORE,
+    STEP,
+    bytes_per_voxel,
+    choose_core,
+    ensemble_cost,
+    ensemble_halo,
+    projected_bytes,
+    resident_bytes,
+)
+from behindthenoise.core.unet import UNet
 from behindthenoise.errors import MemoryLimitError
 
 # What a job of `infer` does to a tile, several times over, because the heap grows with the first tiles. Prints the peak in bytes
@@ -19,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from behindthenoise.config import NetworkConfig
-from behindthenoise.core import graph as graphs, memory
+from behindthenoise.core import architecture as architectures, memory
 from behindthenoise.core.inference import run_ensemble
 from behindthenoise.core.network import Network
 from behindthenoise.core.tokens import Projection
@@ -30,13 +45,12 @@ case, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)
 config = NetworkConfig(**case["network"])
 core, channels, components = case["core"], case["channels"], 8
-drawn = [graphs.draw(config, graphs.generator(0, member)) for member in range(2)]
-networks = [
-    Network(graph, in_channels=channels, out_channels=channels, ndim=len(core), latent=config.latent, head=config.head).eval()
-    for graph in drawn
+drawn = [
+    architectures.draw(config, architectures.generator(0, member), ndim=len(core), channels=channels) for member in range(2)
 ]
+networks = [Network(architecture).eval() for architecture in drawn]
 projection = Projection((np.ones((components, config.latent), np.float32),) * 2, np.zeros(components, np.float32))
-halo, voxel_bytes = memory.ensemble_cost(drawn, config, channels, components)
+halo, voxel_bytes = memory.ensemble_cost(drawn, components)
 shape = [edge + 2 * halo for edge in core]
 group = stores.create_group(folder / "tiles.zarr", {})
 dims = ["quantile", "channel", *"zyx"[-len(core):]]
@@ -54,6 +68,8 @@ CASES = {
     "2d-channels": {"core": [384, 384], "channels": 6, "tiles": 4, "network": {"depth": 3, "width": 1, "latent": 2, "head": 2}},
     "2d-latent": {"core": [384, 384], "channels": 1, "tiles": 4, "network": {"depth": 4, "latent": 64, "head": 64}},
     "3d": {"core": [48, 48, 48], "channels": 1, "tiles": 3, "network": {"depth": 8, "radius_max": 8}},
+    "2d-unet": {"core": [320, 320], "channels": 1, "tiles": 4, "network": {"kind": "unet", "radius_max": 64}},
+    "3d-unet": {"core": [64, 64, 64], "channels": 1, "tiles": 3, "network": {"kind": "unet", "radius_max": 16}},
     "3d-channels": {"core": [64, 64, 64], "channels": 4, "tiles": 3, "network": {"depth": 2, "width": 1, "latent": 2, "head": 2}},
 }
 
@@ -112,24 +128,75 @@ def test_memory_for_not_even_the_smallest_tile_is_refused(shape):
         choose_core(shape, 16, 1000, 600_000_000, None)
 
 
-@given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 8), st.integers(1, 20), st.integers(1, 20))
+@given(
+    st.builds(
+        NetworkConfig,
+        kind=st.sampled_from(["smsnet", "unet"]),
+        depth=st.integers(1, 30),
+        width=st.integers(1, 8).map(lambda width: (width,)),
+        radius_max=st.just(16),
+        input_output=st.booleans(),
+        latent=st.integers(1, 20),
+        head=st.integers(1, 20),
+    ),
+    st.sampled_from([2, 3]),
+    st.integers(1, 8),
+)
 @settings(deadline=None)
-def test_a_voxel_costs_at_least_its_feature_maps_latent_and_results(depth, width, channels, latent, head):
-    config = NetworkConfig(depth=depth, width=width, latent=latent, head=head)
-    graph = graphs.draw(config, graphs.generator(0, 0))
-    cost = bytes_per_voxel(graph, channels=channels, latent=latent, head=head, components=8)
-    assert cost >= 4 * (sum(graph.channels(channels)) + latent + head + 3 * channels + 8)
-    for more in ({"channels": channels + 1}, {"latent": latent + 1}, {"head": head + 1}, {"components": 9}):
-        arguments = {"channels": channels, "latent": latent, "head": head, "components": 8, **more}
-        assert bytes_per_voxel(graph, **arguments) > cost
+def test_a_voxel_costs_at_least_its_feature_maps_latent_and_results(config, ndim, channels):
+    made = architectures.draw(config, architectures.generator(0, 0), ndim=ndim, channels=channels)
+    *trunk, _, _, _ = made.shapes()
+    maps = channels + sum(shape.leaving / shape.scale**ndim for shape in trunk)
+    cost = bytes_per_voxel(made, components=8)
+    assert cost >= 4 * (maps + made.latent + made.head + 3 * channels + 8)
+    assert bytes_per_voxel(made, components=9) > cost
+    for more in ("latent", "head", "out_channels"):
+        assert bytes_per_voxel(replace(made, **{more: getattr(made, more) + 1}), components=8) > cost
 
 
-def test_an_ensemble_costs_as_much_as_its_dearest_member_and_needs_the_widest_halo():
-    config = NetworkConfig(depth=12)
-    drawn = [graphs.draw(config, graphs.generator(4, member)) for member in range(6)]
-    costs = [ensemble_cost([graph], config, 2, 8) for graph in drawn]
+@pytest.mark.parametrize("kind", ["smsnet", "unet"])
+def test_an_ensemble_costs_as_much_as_its_dearest_member_and_needs_the_widest_halo(kind):
+    config = NetworkConfig(kind=kind, depth=12, radius_max=40)
+    drawn = [architectures.draw(config, architectures.generator(4, member), ndim=2, channels=2) for member in range(6)]
+    costs = [bytes_per_voxel(one, 8) for one in drawn]
     assert len(set(costs)) > 1
-    assert ensemble_cost(drawn, config, 2, 8) == tuple(map(max, zip(*costs, strict=True)))
+    halo, voxel_bytes = ensemble_cost(drawn, 8)
+    assert voxel_bytes == max(costs)
+    assert halo == ensemble_halo(drawn)
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=4), st.integers(1, 30))
+@settings(deadline=None)
+def test_the_halo_of_an_ensemble_is_the_least_that_serves_every_radius_and_stride(sizes, radius):
+    graph = Graph(1, (Edge(0, radius, 1, 1),), (1,))
+    members = [Architecture(wiring, 2, 1, 1, 2, 2) for wiring in (graph, *(UNet(*size, 1) for size in sizes))]
+    halo = ensemble_halo(members)
+    possible = [edge for edge in range(500) if all(edge >= one.radius and edge % one.wiring.stride == 0 for one in members)]
+    assert halo == min(possible)
+    assert ensemble_halo(members[:1]) == radius
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(4, 12), st.integers(0, 3)), min_size=2, max_size=3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 2**31),
+)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@example([(64, 16, 4), (64, 16, 4)], 1, 1, 1, 0)
+def test_pairs_and_all_patches_take_no_more_memory_than_projected(axes, images, scans, channels, seed):
+    shape, (_, patch, border) = [size for size, _, _ in axes], axes[0]
+    random = np.random.default_rng(seed)
+    noisy = random.normal(size=(images, scans, channels, *shape)).astype(np.float32)
+    clean = random.normal(size=(images, channels, *shape)).astype(np.float32)
+    learns = random.random((images, *shape)) < 0.5
+    # those to learn from and those that validate are cut from the same field, and may share windows
+    patches = [patching.cut(noisy, clean, counts, patch=patch, border=border, border_weight=0.1) for counts in (learns, ~learns)]
+    mask, role, unit = np.ones_like(learns), np.ones_like(learns, np.uint8), np.ones_like(learns, np.int32)
+    held = sum(one.bytes() for one in patches) + sum(array.nbytes for array in (noisy, clean, mask, role, unit))
+    windows = [(grid.window, grid.step) for grid in patching.lay_out(shape, patch, border)[0]]
+    assert held <= resident_bytes(shape, (images, scans, channels), windows)
 
 
 @pytest.mark.slow

@@ -1,34 +1,31 @@
+import json
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from scipy.stats import chisquare
+from torch.nn import functional
 
 from behindthenoise.config import NetworkConfig, TrainingConfig
-from behindthenoise.core import graph as graphs
+from behindthenoise.core import architecture as architectures
 from behindthenoise.core.network import Network
-from behindthenoise.core.patches import Patches
-from behindthenoise.core.training import pinball, rate_factor, train, validate
+from behindthenoise.core.patches import Batch, Patches
+from behindthenoise.core.training import Training, assess, augmented, pinball, rate_factor, validate
 from behindthenoise.errors import TrainingError
+from behindthenoise.io.checkpoint import read_checkpoint, write_checkpoint
 
 LEVELS = (0.05, 0.5, 0.95)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks as small as these lose more time by waiting for a second thread than it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def small_network(ndim=2, channels=1):
+def small_network(ndim=2, channels=1, **kind):
     config = NetworkConfig(depth=3, width=2, radius_max=3, latent=3, head=4)
-    graph = graphs.draw(config, graphs.generator(1, 0))
-    return Network(graph, in_channels=channels, out_channels=channels, ndim=ndim, latent=3, head=4)
+    return Network(architectures.draw(config, architectures.generator(1, 0), ndim=ndim, channels=channels), **kind)
 
 
 def examples(count, seed, ndim=2, edge=12, noise=0.3, slope=1.0):
@@ -39,14 +36,26 @@ def examples(count, seed, ndim=2, edge=12, noise=0.3, slope=1.0):
     weight = random.choice([0.0, 0.1, 1.0], size=noisy.shape)
     index = torch.arange(count)
     tensors = (torch.from_numpy(values.astype(np.float32)) for values in (noisy, clean, weight))
-    return Patches(*tensors, torch.stack([index, index], dim=1))
+    return Patches(*tensors, torch.stack([index, index], dim=1), torch.device("cpu"))
 
 
-def trained(config, *, seed=3, learn=None, held_out=None, report=id):
-    network = small_network()
-    held_out = held_out or examples(4, 1)
-    history = train(network, learn or examples(8, 0), held_out, config, torch.Generator().manual_seed(seed), report)
-    return network, history, held_out
+def begun(config, *, seed=3, learn=None, held_out=None, exchangeable=(0, 1)):
+    """A training of which no step is done yet."""
+    network = small_network(normalisation=config.normalisation, precision=config.precision)
+    learn, held_out = learn or examples(8, 0), held_out or examples(4, 1)
+    return Training(network, learn, held_out, config, seed=[seed, 0, 2], exchangeable=exchangeable)
+
+
+def finished(training):
+    """The same training, when it has ended."""
+    while not training.finished:
+        training.advance()
+    return training
+
+
+def trained(config, **choices):
+    training = finished(begun(config, **choices))
+    return training.result(), training.history, training.held_out
 
 
 @given(st.integers(0, 2**31), st.sampled_from([2, 3]), st.integers(1, 3))
@@ -115,32 +124,48 @@ def test_training_learns_a_linear_relation_and_its_spread():
     assert 0.84 < float(inside.double().mean()) < 0.96
 
 
+def same_bits(one, other):
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
     config = TrainingConfig(steps=12, batch=3)
     (one, rows, _), (again, rows_again, _), (other, _, _) = (trained(config, seed=seed) for seed in (3, 3, 4))
-    states = [network.state_dict() for network in (one, again, other)]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    assert not all(torch.equal(value, states[2][name]) for name, value in states[0].items())
+    assert same_bits(one.state_dict(), again.state_dict())
+    assert not same_bits(one.state_dict(), other.state_dict())
     assert [(row.loss, row.validation) for row in rows] == [(row.loss, row.validation) for row in rows_again]
 
 
 def test_training_leaves_global_random_numbers_alone():
-    network = small_network()
-    before = torch.random.get_rng_state()
-    train(network, examples(4, 0), examples(2, 1), TrainingConfig(steps=3), torch.Generator().manual_seed(0), id)
-    assert torch.equal(torch.random.get_rng_state(), before)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002  # what must not change
+    for normalisation in ("none", "batch"):
+        trained(TrainingConfig(steps=3, normalisation=normalisation))
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("disturb", [torch.rand, np.random.rand], ids=["torch", "numpy"])
+def test_global_random_numbers_have_no_influence(disturb):
+    config = TrainingConfig(steps=6, batch=2)
+    expected, _, _ = trained(config)
+    training = begun(config)
+    while not training.finished:
+        disturb(7)
+        training.advance()
+    assert same_bits(training.result().state_dict(), expected.state_dict())
 
 
 def test_the_network_ends_in_its_best_state_and_not_in_its_last():
     # the held-out patches contradict those that are learned from, so that validation soon gets worse
     learn, held_out = examples(8, 0, slope=1.0), examples(4, 1, slope=-1.0)
     config = TrainingConfig(steps=40, batch=4, learning_rate=0.03, patience=100)
-    seen = []
-    network, history, _ = trained(config, learn=learn, held_out=held_out, report=seen.append)
-    best = min(row.validation for row in history)
-    assert validate(network, held_out, config) == best
-    assert history[-1].validation > best, "the case is made so that the last state is not the best"
-    assert seen == history
+    training, seen = begun(config, learn=learn, held_out=held_out), []
+    while not training.finished:
+        seen.append(training.advance())
+    best = min(row.validation for row in training.history)
+    assert validate(training.result(), held_out, config) == pytest.approx(best, rel=1e-6)
+    assert training.history[-1].validation > best, "the case is made so that the last state is not the best"
+    assert [row for row in seen if row is not None] == training.history
 
 
 @pytest.mark.parametrize("patience", [1, 3])
@@ -181,22 +206,277 @@ def test_many_held_out_examples_are_thinned_evenly(count):
     network = small_network()
     network.initialise(held_out.noisy, torch.Generator().manual_seed(0))
     config = TrainingConfig(batch=64)
-    thinned = Patches(held_out.noisy, held_out.clean, held_out.weight, held_out.pairs[:: -(-count // 128)])
+    thinned = replace(held_out, pairs=held_out.pairs[:: -(-count // 128)])
     assert len(thinned.pairs) <= 128
     assert validate(network, held_out, config) == validate(network, thinned, config)
 
 
-def test_without_flips_the_patches_are_seen_as_they_are():
-    # the clean image is the noisy one moved by a pixel along x; mirrored, it is moved the other way, which no network can know
+def moved_patches():
+    """The clean image is the noisy one moved by a pixel along x, and otherwise from another side, which no network can know."""
     noisy = torch.randn(6, 1, 12, 12, generator=torch.Generator().manual_seed(0))
-    index = torch.arange(6)
-    patches = Patches(noisy, noisy.roll(1, dims=-1), torch.ones_like(noisy), torch.stack([index, index], dim=1))
+    return replace(examples(6, 0), noisy=noisy, clean=noisy.roll(1, dims=-1), weight=torch.ones_like(noisy))
+
+
+@pytest.mark.parametrize(("choice", "exchangeable"), [({"flips": True}, ()), ({}, (0, 1))], ids=["flips", "turns"])
+def test_without_flips_and_turns_the_patches_are_seen_as_they_are(choice, exchangeable):
+    patches = moved_patches()
     fit = partial(trained, learn=patches, held_out=patches)
-    losses = [
-        min(row.validation for row in fit(TrainingConfig(steps=120, batch=4, learning_rate=0.02, flips=flips))[1])
-        for flips in (False, True)
-    ]
-    assert losses[0] < 0.8 * losses[1]
+    same = {"steps": 120, "batch": 4, "learning_rate": 0.02, "flips": False}
+    plain, augmented = (
+        min(row.validation for row in fit(TrainingConfig(**{**same, **more}), exchangeable=axes)[1])
+        for more, axes in (({}, ()), (choice, exchangeable))
+    )
+    assert plain < 0.8 * augmented
+
+
+def numbered(ndim, edge=3):
+    """A batch of one whose voxels all differ, in all three tensors alike."""
+    shape = [edge] * ndim if isinstance(edge, int) else edge
+    values = torch.arange(float(np.prod(shape))).view(1, 1, *shape)
+    return Batch(values, values + 1000, values + 2000)
+
+
+def symmetries(values, axes):
+    """Every mirroring of a field together with every order of these axes."""
+    others = [place if place not in axes else None for place in range(values.ndim)]
+    found = set()
+    for order in permutations(axes):
+        left = list(order)
+        places = [place if place is not None else left.pop(0) for place in others]
+        for steps in product((1, -1), repeat=values.ndim):
+            found.add(np.transpose(values, places)[tuple(slice(None, None, step) for step in steps)].tobytes())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("shape", "exchangeable", "count"),
+    [
+        ((3, 3), (0, 1), 8),
+        ((3, 3, 3), (0, 1, 2), 48),
+        ((3, 3), (), 4),
+        ((3, 3, 3), (), 8),
+        ((3, 3, 3), (1, 2), 16),
+        ((3, 3, 3), (0, 2), 16),
+        ((2, 3), (0, 1), 4),
+        ((2, 3, 3), (0, 1, 2), 16),
+        ((3, 2, 3), (0, 1, 2), 16),
+    ],
+    ids=str,
+)
+def test_augmentation_gives_exactly_the_symmetries_of_the_axes_that_may_be_exchanged(shape, exchangeable, count):
+    batch = numbered(len(shape), shape)
+    values = batch.noisy[0, 0].numpy()
+    exchanged = [axis for axis in exchangeable if shape[axis] == 3]
+    random, seen = np.random.default_rng(0), []
+    for _ in range(60 * count):
+        found = augmented(batch, random, flips=True, exchangeable=exchangeable)
+        assert torch.equal(found.clean, found.noisy + 1000), "noisy, clean and weight move alike"
+        assert torch.equal(found.weight, found.noisy + 2000)
+        assert found.noisy.shape == batch.noisy.shape
+        seen.append(found.noisy[0, 0].numpy().tobytes())
+    expected = symmetries(values, exchanged)
+    assert len(expected) == count
+    assert set(seen) == expected
+    assert chisquare([seen.count(one) for one in expected]).pvalue > 1e-4, "each as often as the next"
+
+
+@pytest.mark.parametrize(("exchangeable", "count"), [((), 1), ((0, 1), 2), ((0, 1, 2), 6)])
+def test_turns_without_flips_exchange_axes_alone(exchangeable, count):
+    batch, random = numbered(3), np.random.default_rng(1)
+    seen = {augmented(batch, random, flips=False, exchangeable=exchangeable).noisy.numpy().tobytes() for _ in range(100)}
+    assert len(seen) == count
+
+
+def test_channels_and_examples_stay_in_their_places(ndim):
+    shape = (3, 2, *[4] * ndim)
+    values = torch.arange(float(np.prod(shape))).view(shape)
+    found = augmented(Batch(values, values, values[:, :1]), np.random.default_rng(2), flips=True, exchangeable=range(ndim))
+    for example, channel in np.ndindex(3, 2):
+        assert set(found.noisy[example, channel].flatten().tolist()) == set(values[example, channel].flatten().tolist())
+
+
+# What a training is cut off from, and taken up again.
+
+
+def by_value(state):
+    """A state as a file gives it back: tensors of its own, and plain data through JSON."""
+    tensors, facts = state
+    return {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(facts))
+
+
+def comparable(history):
+    """Rows of the history without what the clock says."""
+    return [{key: value for key, value in asdict(row).items() if key not in ("time_s", "patches_per_s")} for row in history]
+
+
+INTERRUPTED = {
+    "none": {"steps": 21},
+    "weight": {"steps": 5, "normalisation": "weight"},
+    "batch": {"steps": 9, "normalisation": "batch"},
+    "bfloat16": {"steps": 5, "precision": "bfloat16"},
+    "early-stop": {"steps": 60, "patience": 1, "learning_rate": 0.05},
+}
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_a_training_that_is_killed_at_any_step_ends_with_the_same_bits(name, tmp_path):
+    config = TrainingConfig(**{"batch": 3, "learning_rate": 0.02, **INTERRUPTED[name]})
+    choices = {"learn": examples(8, 0, slope=1.0), "held_out": examples(4, 1, slope=-1.0 if name == "early-stop" else 1.0)}
+    states, training = [], begun(config, **choices)
+    while True:
+        states.append(by_value(training.state()))
+        if training.finished:
+            break
+        training.advance()
+    assert name != "early-stop" or training.step < config.steps
+    expected, rows = training.result().state_dict(), comparable(training.history)
+    for step, state in enumerate(states):
+        path = tmp_path / "checkpoint.safetensors"
+        write_checkpoint(path, "key", *state)
+        for kept in (state, read_checkpoint(path, "key")):
+            again = begun(config, **choices)
+            again.restore(*by_value(kept))
+            assert again.step == step
+            assert same_bits(finished(again).result().state_dict(), expected), f"killed at step {step}"
+            assert comparable(again.history) == rows
+
+
+def test_a_training_may_be_killed_again_and_again():
+    config = TrainingConfig(batch=3, steps=12)
+    expected = finished(begun(config))
+    training = begun(config)
+    while not training.finished:
+        training.advance()
+        state = by_value(training.state())
+        training = begun(config)
+        training.restore(*state)
+    assert same_bits(training.result().state_dict(), expected.result().state_dict())
+    assert comparable(training.history) == comparable(expected.history)
+
+
+def test_the_time_goes_on_from_where_it_was_and_lost_time_does_not_count():
+    config = TrainingConfig(batch=3, steps=6)
+    training = begun(config)
+    training.advance()
+    tensors, facts = training.state()
+    assert 0 < facts["time_s"] < 60
+    again = begun(config)
+    again.restore(tensors, {**facts, "time_s": 1000.0})
+    row = None
+    while row is None:
+        row = again.advance()
+    assert 1000 < row.time_s < 1060
+    assert row.patches_per_s == pytest.approx(row.step * 3 / row.time_s, abs=0.01)
+
+
+@pytest.mark.parametrize("normalisation", ["none", "weight", "batch"])
+def test_every_normalisation_learns_and_is_folded_at_the_end(normalisation):
+    config = TrainingConfig(steps=100, batch=8, learning_rate=0.02, patience=100, normalisation=normalisation)
+    network, history, held_out = trained(config, learn=examples(32, 0, slope=0.5), held_out=examples(8, 1, slope=0.5))
+    assert min(row.validation for row in history) < 0.7 * history[0].validation
+    assert not list(network.buffers()) and not network.training
+    best = min(row.validation for row in history)
+    assert validate(network, held_out, config) == pytest.approx(best, rel=0.1 if normalisation == "batch" else 1e-4)
+
+
+def test_batch_statistics_of_the_result_are_those_of_the_training_patches():
+    # one layer sees the input itself, whose mean is far from what the running mean has reached after a few steps
+    config = TrainingConfig(steps=4, batch=4, learning_rate=1e-6, normalisation="batch")
+    learn = replace(examples(16, 0), noisy=3 + 2 * examples(16, 0).noisy)
+    training = finished(begun(config, learn=learn))
+    training.result()
+    layer = training.network.trunk[0]
+    with torch.no_grad():
+        raw = functional.conv2d(functional.pad(learn.noisy, [1] * 4, mode="replicate"), layer.weight)
+    mean, variance = raw.mean((0, 2, 3)), raw.var((0, 2, 3))
+    spread = float(variance.sqrt().mean())
+    torch.testing.assert_close(layer.mean, mean, rtol=0, atol=0.1 * spread)
+    torch.testing.assert_close(layer.variance, variance, rtol=0.1, atol=0)
+
+
+def test_bfloat16_trains():
+    config = TrainingConfig(steps=100, batch=4, learning_rate=0.02, patience=100, precision="bfloat16")
+    network, history, _ = trained(config, learn=examples(16, 0, slope=0.5), held_out=examples(8, 1, slope=0.5))
+    assert min(row.validation for row in history) < 0.7 * history[0].validation
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def denoising(count, seed):
+    """Smooth fields under noise."""
+    random = np.random.default_rng(seed)
+    clean = gaussian_filter(random.normal(size=(count, 1, 32, 32)), (0, 0, 3, 3)) * 10
+    noisy = clean + 0.5 * random.normal(size=clean.shape)
+    tensors = [torch.from_numpy(values.astype(np.float32)) for values in (noisy, clean, np.ones_like(clean))]
+    index = torch.arange(count)
+    return Patches(*tensors, torch.stack([index, index], dim=1), torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_in_bfloat16_medians_stay_within_a_hundredth_of_the_width_of_the_intervals():
+    network_config = NetworkConfig(depth=10)
+    network = Network(architectures.draw(network_config, architectures.generator(0, 0), ndim=2, channels=1))
+    config = TrainingConfig(steps=200, batch=8, learning_rate=0.01)
+    exact = finished(Training(network, denoising(64, 0), denoising(16, 1), config, seed=[0])).result()
+    rough = Network(exact.architecture, precision="bfloat16").eval()
+    rough.load_state_dict(exact.state_dict())
+    noisy = denoising(16, 2).noisy
+    with torch.no_grad():
+        (lower, median, upper), (_, other, _) = exact(noisy)[0].unbind(1), rough(noisy)[0].unbind(1)
+    difference = float((other - median).square().mean().sqrt())
+    assert difference < 0.01 * float((upper - lower).mean())
+
+
+@pytest.mark.parametrize("count", [7, 300])
+def test_the_quality_is_what_numpy_says_about_voxels_of_full_weight(count):
+    held_out, network = examples(count, 8, edge=6), small_network()
+    network.initialise(held_out.noisy, torch.Generator().manual_seed(0))
+    config = TrainingConfig(batch=5)
+    chosen = np.arange(0, count, -(-count // 128))
+    batch = held_out.batch(chosen)
+    with torch.no_grad():
+        quantiles, _ = network.eval()(batch.noisy)
+    full = (batch.weight == 1).numpy()
+    median, clean = quantiles[:, 1].numpy()[full].astype(float), batch.clean.numpy()[full].astype(float)
+    found = assess(network, held_out, config)
+    assert found.correlation == pytest.approx(np.corrcoef(median, clean)[0, 1], rel=1e-5)
+    assert found.mean_squared_error == pytest.approx(np.mean((median - clean) ** 2), rel=1e-5)
+    assert found.loss == pytest.approx(float(pinball(quantiles, batch.clean, batch.weight, LEVELS)), rel=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_assessing_leaves_the_network_as_it_was(training):
+    network, held_out = small_network(normalisation="batch"), examples(5, 8)
+    network.train(training)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assess(network, held_out, TrainingConfig())
+    assert network.training == training
+    assert same_bits(before, network.state_dict())
+
+
+class Recorded:
+    """Examples that note which are asked for, and which are announced."""
+
+    def __init__(self, patches):
+        self.patches, self.asked, self.announced = patches, [], []
+
+    def __len__(self):
+        return len(self.patches)
+
+    def prepare(self, chosen):
+        self.announced.append(chosen.tolist())
+
+    def batch(self, chosen):
+        self.asked.append(chosen.tolist())
+        return self.patches.batch(chosen)
+
+
+def test_the_examples_of_the_next_step_are_announced_and_drawn_evenly():
+    learn = Recorded(examples(8, 0, edge=4))
+    finished(begun(TrainingConfig(steps=60, batch=4, patience=100), learn=learn))
+    drawn = learn.asked[1:]  # the first are for the initial weights
+    assert drawn[1:] == learn.announced[:-1]
+    counts = np.bincount(np.concatenate(drawn), minlength=8)
+    assert chisquare(counts).pvalue > 1e-4
 
 
 def test_a_training_that_runs_away_is_refused():

@@ -73,7 +73,7 @@ def test_a_job_that_fails_leaves_no_record(tmp_path):
 
 
 def test_a_job_without_a_manifest_needs_no_record(tmp_path):
-    with recorded("draw", {"graph": tmp_path / "graph.json"}):
+    with recorded("wire", {"graph": tmp_path / "graph.json"}):
         pass
     assert names(tmp_path) == []
 

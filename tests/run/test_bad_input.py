@@ -56,7 +56,7 @@ def ingest(config):
 
 def check(config):
     assert ingest(config) == 0
-    assert run("draw", config, "--member", "0", "--graph", "graph.json") == 0
+    assert run("wire", config, "--pairs", "pairs.json", "--member", "0", "--graph", "graph.json") == 0
     return run("check", config, "--pairs", "pairs.json", "--graph", "graph.json")
 
 

@@ -53,9 +53,9 @@ class Workflow:
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:] + "\n".join(logs)
         return done.stdout + done.stderr
 
-    def plan(self) -> Counter:
+    def plan(self, *targets: str) -> Counter:
         """How many jobs of each rule Snakemake would run now, `all` left out."""
-        text = self.finish("--dry-run")
+        text = self.finish("--dry-run", *targets)
         return Counter(name for name in re.findall(r"^(?:local)?rule (\w+):", text, re.MULTILINE) if name != "all")
 
     def copy(self, folder: Path) -> "Workflow":
@@ -82,6 +82,16 @@ def finished(tmp_path_factory, project) -> Workflow:
     workflow.folder.mkdir()
     workflow.configure()
     workflow.finish()
+    return workflow
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory, project) -> Workflow:
+    """A finished sweep of two settings, and the member that one of them is; tests that change anything copy it."""
+    workflow = Workflow(tmp_path_factory.mktemp("swept") / "run", project)
+    workflow.folder.mkdir()
+    workflow.configure(sweep={"network": {"depth": [3, 4]}, "repeats": 1})
+    workflow.finish("sweep", "results/tiny/members/000/train.json")
     return workflow
 
 

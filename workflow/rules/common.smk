@@ -39,11 +39,16 @@ LOGS = f"logs/{CONFIG.dataset}"
 BENCHMARKS = f"benchmarks/{CONFIG.dataset}"
 MEMBERS = [f"{member:03d}" for member in range(CONFIG.ensemble.size)]
 VOLUMES = ["field", *CONFIG.volumes]
+POINTS = {
+    name: CONFIG.model_copy(update={"network": point.network, "training": point.training})
+    for name, point in CONFIG.sweep_points().items()
+}
 
 
 wildcard_constraints:
     member=r"\d+",
     volume="|".join(map(re.escape, VOLUMES)),
+    point="|".join(map(re.escape, POINTS)) or "(?!)",
     scatteritem=r"\d+-of-\d+",
 
 
@@ -71,6 +76,21 @@ def spec(stage, **wildcards):
 def of_members(name):
     """A file of every member."""
     return expand(f"{R}/members/{{member}}/{name}", member=MEMBERS)
+
+
+def of_point(stage):
+    """What makes a stage of one point run again."""
+    return lambda wildcards: specification(POINTS[wildcards.point], stage)
+
+
+def of_sweep(wildcards):
+    """Records of all networks of the sweep."""
+    if not POINTS:
+        raise WorkflowError(
+            "the config has nothing to sweep; name values in its section sweep, e.g. sweep: {network: {depth: [5, 10, 20]}}"
+        )
+    repeats = [f"{member:03d}" for member in range(CONFIG.sweep.repeats)]
+    return expand(f"{R}/sweep/{{point}}/{{member}}/train.json", point=POINTS, member=repeats)
 
 
 def source_state(sources):

@@ -7,6 +7,7 @@ rule gather:
         tables=rules.evaluate.output,
         certificate=f"{R}/calibration/certificate.json",
         records=of_members("train.json"),
+        graphs=of_members("graph.json"),
         finished=expand(f"{R}/volumes/{{volume}}/finish.json", volume=VOLUMES),
     output:
         content=f"{R}/report/content.json",
@@ -25,7 +26,7 @@ rule gather:
     shell:
         "python -m behindthenoise gather --pairs {params.pairs:q} --evaluation {params.evaluation:q}"
         " --certificate {input.certificate:q} --volumes {params.volumes:q} --records {input.records:q}"
-        " --content {output.content:q} --spec {params.spec:q} > {log:q} 2>&1"
+        " --graphs {input.graphs:q} --content {output.content:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
 rule report:

@@ -8,7 +8,7 @@ import numpy as np
 
 from behindthenoise.config import NetworkConfig
 from behindthenoise.core import graph, unet
-from behindthenoise.core.convolutions import Shape
+from behindthenoise.core.shapes import Shape
 from behindthenoise.errors import GraphError
 
 Wiring = graph.Graph | unet.UNet

@@ -1,6 +1,6 @@
 """Convolutions that pad by repeating the border, and what may normalise them while they are trained."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -8,44 +8,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from behindthenoise.core.shapes import Shape
+
+
+def _product(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution as a product of matrices."""
+    return functional.linear(features.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
+
+
 # the one place where the number of dimensions chooses something; channels-last is the fastest layout
 CONVOLVE = {2: functional.conv2d, 3: functional.conv3d}
+POINTWISE: dict[int, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    2: functional.conv2d,
+    3: _product,
+}  # oneDNN has no fast 1x1 convolution in 3D
 POOL = {2: functional.max_pool2d, 3: functional.max_pool3d}
 LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 EPSILON = 1e-5
 MOMENTUM = 0.1
-
-
-@dataclass(frozen=True)
-class Shape:
-    """
-    What one convolution costs.
-
-    Attributes
-    ----------
-    entering, leaving
-        Channels.
-    edge
-        Edge of the kernel in voxels.
-    dilation
-        Distance of its taps in voxels of its own resolution.
-    scale
-        Edge of one of its voxels, in voxels of the input.
-    """
-
-    entering: int
-    leaving: int
-    edge: int = 3
-    dilation: int = 1
-    scale: int = 1
-
-    def parameters(self, ndim: int) -> int:
-        """Weights and biases."""
-        return self.leaving * (self.entering * int(self.edge**ndim) + 1)
-
-    def operations(self, ndim: int) -> float:
-        """Multiply-adds for each voxel of the input."""
-        return self.leaving * self.entering * float((self.edge / self.scale) ** ndim)
 
 
 class Convolution(Protocol):
@@ -164,11 +144,22 @@ KINDS = {"none": Plain, "weight": WeightStandardised, "batch": BatchNormalised}
 def convolve(
     features: Float[Tensor, " b c *space"], weight: Tensor, bias: Tensor | None, dilation: int
 ) -> Float[Tensor, " b out *space"]:
-    """Convolution with an odd kernel over features padded by repeating their border."""
-    ndim = features.ndim - 2
-    reach = dilation * (weight.shape[-1] // 2)
-    padded = functional.pad(features, [reach] * (2 * ndim), mode="replicate") if reach else features
+    """Convolution with an odd kernel over features padded by repeating their border, in the arithmetic of the features."""
+    ndim, reach = features.ndim - 2, dilation * (weight.shape[-1] // 2)
+    weight, bias = weight.to(features.dtype), None if bias is None else bias.to(features.dtype)
+    if not reach:
+        return POINTWISE[ndim](features, weight, bias)
+    padded = functional.pad(features, [reach] * (2 * ndim), mode="replicate")
     return CONVOLVE[ndim](padded, weight, bias, dilation=dilation)
+
+
+def channels_last(tensor: Float[Tensor, " b c *space"]) -> Float[Tensor, " b c *space"]:
+    """
+    The same values, each voxel's channels side by side, which is the layout that convolutions are fastest in.
+
+    `Tensor.contiguous` would leave a tensor of one channel as it is, and with it every layer after it.
+    """
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device, memory_format=LAYOUT[tensor.ndim - 2]).copy_(tensor)
 
 
 def _per_channel(values: Tensor, weight: Tensor) -> Tensor:

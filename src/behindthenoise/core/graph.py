@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from behindthenoise.config import NetworkConfig
-from behindthenoise.core.convolutions import Shape
+from behindthenoise.core.shapes import Shape
 from behindthenoise.errors import GraphError
 
 
@@ -98,7 +98,13 @@ class Graph:
         edges = tuple(sorted(Edge(**edge) for edge in data["edges"]))
         if any(not 0 <= edge.source < edge.target <= depth for edge in edges):
             raise GraphError("graph has an edge that does not point forward to one of its nodes; draw it again")
-        if {edge.target for edge in edges} != set(range(1, depth + 1)) or not outputs or max(outputs) > depth:
+        if any(min(edge.dilation, edge.channels) < 1 for edge in edges):
+            raise GraphError("graph has an edge without a dilation or without channels; draw it again")
+        if (
+            {edge.target for edge in edges} != set(range(1, depth + 1))
+            or not outputs
+            or not 0 <= min(outputs) <= max(outputs) <= depth
+        ):
             raise GraphError("graph has a node that nothing feeds, or an output that does not exist; draw it again")
         return cls(depth, edges, outputs)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from behindthenoise.core.architecture import Architecture
-from behindthenoise.core.convolutions import KINDS, LAYOUT, POOL, BatchNormalised, Convolution, Plain
+from behindthenoise.core.convolutions import KINDS, LAYOUT, POOL, BatchNormalised, Convolution, Plain, channels_last
 from behindthenoise.core.graph import Graph
 from behindthenoise.core.unet import UNet
 
@@ -39,7 +39,7 @@ class Network(nn.Module):
         *trunk, encode, mix, heads = architecture.shapes()
         self.trunk = nn.ModuleList([KINDS[normalisation](shape, architecture.ndim) for shape in trunk])
         self.encode, self.mix, self.heads = (Plain(shape, architecture.ndim) for shape in (encode, mix, heads))
-        self.normalisation = normalisation
+        self.to(memory_format=LAYOUT[architecture.ndim])  # type: ignore[call-overload]  # the stubs lack it without a dtype
 
     def forward(self, noisy: Float[Tensor, " b c *space"]) -> tuple[Float[Tensor, " b 3 out *space"], Float[Tensor, " b l *space"]]:
         """
@@ -50,11 +50,8 @@ class Network(nn.Module):
         noisy
             Standardised input; masked voxels hold 0.
         """
-        noisy = noisy.contiguous(memory_format=LAYOUT[self.architecture.ndim])
-        # no weight is used twice, and a cache of casts would not survive the recording of CUDA graphs
-        with torch.autocast(noisy.device.type, self.precision, enabled=self.precision != torch.float32, cache_enabled=False):
-            features = self._features(noisy)
-        latent = self.encode(features.float())
+        noisy = channels_last(noisy)
+        latent = self.encode(self._features(noisy.to(self.precision)).float())
         mixed = functional.relu(self.mix(torch.cat([latent, noisy], dim=1)))
         out = self.heads(torch.cat([mixed, noisy], dim=1)).unflatten(1, (3, self.architecture.out_channels))
         below, median, above = out.unbind(1)
@@ -109,7 +106,7 @@ def _sparse(graph: Graph, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
 
     Parts wait in the order of their sources until their node's turn; a node whose features are used up is freed.
     """
-    arriving: dict[int, list[Tensor]] = {0: [noisy]}
+    arriving: dict[int, list[Tensor]] = {}
     features: dict[int, Tensor] = {}
     groups = graph.groups()
     last = {group[0].source: index for index, group in enumerate(groups)}
@@ -117,15 +114,15 @@ def _sparse(graph: Graph, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
     for index, (group, convolution) in enumerate(zip(groups, trunk, strict=True)):
         source = group[0].source
         if source not in features:
-            features[source] = _joined(arriving.pop(source))
-        parts = functional.relu(convolution(features[source])).split([edge.channels for edge in group], dim=1)
+            features[source] = functional.relu(_joined(arriving.pop(source))) if source else noisy
+        parts = convolution(features[source]).split([edge.channels for edge in group], dim=1)
         for edge, part in zip(group, parts, strict=True):
             arriving.setdefault(edge.target, []).append(part)
         if last[source] == index:
             done = features.pop(source)
             if source in graph.outputs:
                 leaving[source] = done
-    return _joined([leaving[node] if node in leaving else _joined(arriving[node]) for node in graph.outputs])
+    return _joined([leaving[node] if node in leaving else functional.relu(_joined(arriving[node])) for node in graph.outputs])
 
 
 def _pyramid(unet: UNet, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:

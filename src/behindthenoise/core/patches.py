@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ class Batch:
     weight: Float[Tensor, " b 1 *window"]
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Patches to draw from, wherever they lie."""
 

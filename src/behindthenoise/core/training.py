@@ -50,7 +50,7 @@ class Progress:
     time_s: float
     patches_per_s: float
 
-    def as_row(self) -> dict[str, float]:
+    def as_row(self) -> dict[str, int | float]:
         """Column names and values."""
         return asdict(self)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from behindthenoise.config import NetworkConfig
-from behindthenoise.core.convolutions import Shape
+from behindthenoise.core.shapes import Shape
 from behindthenoise.errors import GraphError
 
 LEVELS = (1, 2, 3, 4)

@@ -7,6 +7,8 @@ from typing import TypedDict
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from behindthenoise.core.architecture import Architecture
+
 Row = Mapping[str, float | int | str]
 Table = Sequence[Row]
 
@@ -105,6 +107,8 @@ class Content:
         Cuts through the other volumes.
     config_text
         The configuration as YAML.
+    architecture
+        That of the first member; None leaves its picture out.
     """
 
     dataset: str
@@ -121,3 +125,4 @@ class Content:
     field: Slice
     volumes: tuple[Slice, ...]
     config_text: str
+    architecture: Architecture | None = None

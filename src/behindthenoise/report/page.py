@@ -13,7 +13,9 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from behindthenoise.report import figures
+from behindthenoise.core.architecture import Architecture
+from behindthenoise.core.unet import UNet
+from behindthenoise.report import figures, wiring
 from behindthenoise.report.content import Content, Row, Slice, Table
 
 Value = float | int | str
@@ -225,6 +227,23 @@ def _ensemble_drawings(content: Content) -> Iterator[Drawing]:
             "flat, further members would not help; where they still move, they would.",
             vector=True,
         )
+    if content.architecture is not None:
+        yield Drawing(
+            "wiring",
+            wiring.figure(content.architecture),
+            alt="Wiring of the first member's network",
+            caption=_wiring_caption(content.architecture),
+            vector=True,
+        )
+
+
+def _wiring_caption(architecture: Architecture) -> str:
+    if isinstance(architecture.wiring, UNet):
+        return "The first member. Every box is a level on the way down or up, with its channels and its number of convolutions."
+    return (
+        "The first member; the others are wired in other ways. A line is a convolution; all that leave a node at one dilation are "
+        "computed as one. What arrives at a node is put side by side. The wider a line, the more channels."
+    )
 
 
 def _token_drawings(plane: Slice, name: str) -> Iterator[Drawing]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from behindthenoise.core.architecture import Architecture
 from behindthenoise.report import page as pages
 from behindthenoise.report.content import Content, Slice
 from behindthenoise.stages import Spec
@@ -18,7 +19,8 @@ def run(spec: Spec, *, content: Path, slices: Path, page: Path) -> None:
     data = json.loads(content.read_text())
     with np.load(slices) as arrays:
         field, *volumes = [read_slice(meta, arrays) for meta in data.pop("slices")]
-    pages.write(Content(**data, field=field, volumes=tuple(volumes)), page.parent)
+    architecture = Architecture.from_data(data.pop("architecture"))
+    pages.write(Content(**data, field=field, volumes=tuple(volumes), architecture=architecture), page.parent)
 
 
 def read_slice(meta: dict[str, Any], arrays: Any) -> Slice:

@@ -22,7 +22,15 @@ DRAWN_EDGE = 1024  # voxels along an axis of a slice; a page cannot show more
 
 
 def run(
-    spec: Spec, *, pairs: Path, evaluation: Path, certificate: Path, volumes: list[Path], records: list[Path], content: Path
+    spec: Spec,
+    *,
+    pairs: Path,
+    evaluation: Path,
+    certificate: Path,
+    volumes: list[Path],
+    records: list[Path],
+    graphs: list[Path],
+    content: Path,
 ) -> None:
     """Write `content.json`, and the arrays beside it as `slices.npz`."""
     loaded, signed = store_of_pairs.read(pairs), read_json(certificate)
@@ -50,6 +58,7 @@ def run(
             **{name: tables.read(evaluation / f"{name}.csv") for name in ("channels", "intensity", "units", "ensemble")},
             "tokens": token_table(finished["field"], loaded.geometry.channels),
             "slices": metas,
+            "architecture": read_json(graphs[0]),
             "config_text": yaml.safe_dump(spec.sections, sort_keys=False, allow_unicode=True),
         },
     )
