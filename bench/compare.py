@@ -19,7 +19,19 @@ TEST = 3
 
 
 def main(runs: list[Path]) -> None:
-    header = ("run", "channel", "correlation", "PSNR dB", "coverage %", "width", "narrower", "validation", "train s", "cov. diff.", "median diff. %")
+    header = (
+        "run",
+        "channel",
+        "correlation",
+        "PSNR dB",
+        "coverage %",
+        "width",
+        "narrower",
+        "validation",
+        "train s",
+        "cov. diff.",
+        "median diff. %",
+    )
     print("{:>24} {:>8} {:>11} {:>8} {:>10} {:>9} {:>8} {:>10} {:>8} {:>10} {:>14}".format(*header))
     first = tables(runs[0])
     for run in runs:

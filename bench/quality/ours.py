@@ -1,16 +1,19 @@
 """
-An ensemble of this project, trained for so many seconds of CPU time altogether.
+An ensemble of this project, each member trained for so many seconds of CPU time.
 
     python bench/quality/ours.py DATA.npz OUT.npz --seconds 120 --members 1 --network '{"depth": 20}' --training '{"batch": 8}'
 
-What is not given is the configuration's default. Members share the seconds equally and are trained one after another on one thread;
-the prediction is the mean of their medians. How many steps fit is measured on a few steps first, which are thrown away.
+What is not given is the configuration's default. Each member is trained on one thread, as many at a time as there are cores; the
+prediction is the mean of their medians. How many steps fit is measured on a few steps first, which are thrown away.
 """
 
 import argparse
 import json
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +49,24 @@ def main() -> None:
     parser.add_argument("--network", type=json.loads, default={}, help="settings of section `network`, as JSON")
     parser.add_argument("--training", type=json.loads, default={}, help="settings of section `training`, as JSON")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     with np.load(options.data) as loaded:
         noisy, clean, test = loaded["train_noisy"], loaded["train_clean"], loaded["test_noisy"]
     pairs = standardised(noisy, clean)
-    total = np.zeros(test.shape)
-    members = []
-    for member in range(options.members):
-        network, told = trained(options, pairs, member)
-        members.append(told)
-        total += medians(network, pairs.scale, test)
+    with ProcessPoolExecutor(min(options.members, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+        results = list(
+            pool.map(predicted, *zip(*[(options, pairs, test, member) for member in range(options.members)], strict=True))
+        )
+    total, members = sum(medians for medians, _ in results), [told for _, told in results]
     told = {key: sum(member[key] for member in members) for key in ("seconds", "parameters")} | {"members": members}
     np.savez(options.out, prediction=(total / options.members).astype(np.float32), told=json.dumps(told))
     print(json.dumps(told))
+
+
+def predicted(options: argparse.Namespace, pairs: Pairs, test: np.ndarray, member: int) -> tuple[np.ndarray, dict[str, float]]:
+    """Medians of one member on the test part, and what its training took."""
+    torch.set_num_threads(1)
+    network, told = trained(options, pairs, member)
+    return medians(network, pairs.scale, test), told
 
 
 def trained(options: argparse.Namespace, pairs: Pairs, member: int) -> tuple[Network, dict[str, float]]:
@@ -67,7 +75,7 @@ def trained(options: argparse.Namespace, pairs: Pairs, member: int) -> tuple[Net
     channels = pairs.clean.shape[1]
     drawn = architecture.draw(NetworkConfig(**options.network), architecture.generator(*seed), ndim=2, channels=channels)
     config = TrainingConfig(**{"patience": VALIDATIONS, **options.training})
-    config = config.model_copy(update={"steps": affordable_steps(drawn, pairs, config, seed, options.seconds / options.members)})
+    config = config.model_copy(update={"steps": affordable_steps(drawn, pairs, config, seed, options.seconds)})
     start = time.process_time()
     training = begun(drawn, pairs, config, seed)
     while not training.finished:

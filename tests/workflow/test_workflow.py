@@ -49,7 +49,7 @@ def test_one_member_more_trains_exactly_one_network(changed):
     weights = {path: path.read_bytes() for path in changed.results.glob("members/*/weights.safetensors")}
     changed.configure(ensemble={"size": 3})
     plan = changed.plan()
-    assert (plan["draw"], plan["train"], plan["predict"]) == (1, 1, 1)
+    assert (plan["wire"], plan["train"], plan["predict"]) == (1, 1, 1)
     assert plan["ingest"] == 0
     changed.finish()
     assert len(list(changed.results.glob("members/*/weights.safetensors"))) == 3
@@ -192,4 +192,4 @@ def test_a_volume_opens_in_xarray(finished):
 def test_settings_on_the_command_line_are_numbers(finished):
     text = finished.finish("--dry-run", "--config", "ensemble={size: 3}", "training={steps: 6, batch: 2, patch: 24, flips: false}")
     assert text.count("\nrule train:") == 3
-    assert '"flips": false' in text
+    assert '"training.flips": false' in text

@@ -52,7 +52,7 @@ def bytes_per_voxel(architecture: Architecture, components: int = 0) -> int:
 
 def resident_bytes(shape: Sequence[int], fields: tuple[int, int, int], windows: Sequence[tuple[int, int]]) -> int:
     """
-    Upper bound of the memory in which a training holds its pairs, their standardised copies and all patches.
+    Upper bound of the memory of a process that holds the pairs, their standardised copies and all patches.
 
     Parameters
     ----------
@@ -64,9 +64,11 @@ def resident_bytes(shape: Sequence[int], fields: tuple[int, int, int], windows: 
         Window and step of the patches along each axis.
     """
     images, scans, channels = fields
-    overlap = float(np.prod([window / step for window, step in windows]))
+    overlap = float(np.prod([max(window / step, 1) for window, step in windows]))
     values = (scans + 1) * channels
-    return ceil(images * float(np.prod(shape)) * (2 * values * FLOAT + ROLES_AND_UNITS + overlap * (values + 1) * FLOAT))
+    # while patches are chosen there are two copies of all; those that are learned from and those held out share windows
+    voxel = 4 * values * FLOAT + 2 * ROLES_AND_UNITS + 2 * overlap * (values + 1) * FLOAT
+    return BASELINE_BYTES + ceil(images * float(np.prod(shape)) * voxel)
 
 
 def projected_bytes(shape: Sequence[int], core: Sequence[int], halo: int, voxel_bytes: int) -> int:

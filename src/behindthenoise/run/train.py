@@ -169,13 +169,13 @@ def exchangeable_axes(config: TrainingConfig, geometry: Geometry) -> list[int]:
     """
     spacing = dict(zip(geometry.space, geometry.spacing, strict=True))
     if config.turns == "auto":
-        alike = [[axis for axis in spacing if np.isclose(spacing[axis], step, rtol=0.01)] for step in spacing.values()]
+        alike = [[axis for axis in spacing if np.isclose(spacing[axis], step, rtol=0.01, atol=0)] for step in spacing.values()]
         chosen = max(alike, key=len)
     else:
         chosen = [] if config.turns == "none" else list(config.turns)
     if unknown := sorted(set(chosen) - set(spacing)):
         raise ConfigError(f"training.turns names {' '.join(unknown)}, but the field has {' '.join(spacing)}; leave it out")
-    if chosen and not np.allclose([spacing[axis] for axis in chosen], spacing[chosen[0]], rtol=0.01):
+    if chosen and not np.allclose([spacing[axis] for axis in chosen], spacing[chosen[0]], rtol=0.01, atol=0):
         steps = ", ".join(f"{axis} {spacing[axis]:g}" for axis in chosen)
         raise ConfigError(f"training.turns would exchange axes of different spacing ({steps} {geometry.unit}); use auto or none")
     return sorted(geometry.space.index(axis) for axis in chosen)
