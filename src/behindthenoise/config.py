@@ -241,13 +241,13 @@ class NetworkConfig(Section):
         default="smsnet",
         description="smsnet: randomly wired, dilated, mixed-scale networks; unet: U-Nets of random size, for comparison.",
     )
-    depth: Int = Field(default=20, ge=1, le=500, description="smsnet: hidden nodes, the one knob that usually needs tuning.")
+    depth: Int = Field(default=10, ge=1, le=500, description="smsnet: hidden nodes, the one knob that usually needs tuning.")
     width: Annotated[
         tuple[Annotated[Int, Field(ge=1)], ...],
         BeforeValidator(_choices, json_schema_input_type=tuple[Int, ...] | Int),
         Field(min_length=1),
     ] = Field(
-        default=(4,),
+        default=(8,),
         description="smsnet: channels of an edge, or a list to draw from; unet: channels at full resolution are 1 to 8 times that.",
     )
     dilations: tuple[Annotated[Int, Field(ge=1)], ...] = Field(
@@ -303,10 +303,10 @@ class TrainingConfig(Section):
     quantiles: tuple[Fractional, Fractional, Fractional] = Field(
         default=(0.05, 0.5, 0.95), description="Levels of the lower, the median and the upper head."
     )
-    steps: Int = Field(default=600, ge=1, description="Optimiser steps at most.")
-    batch: Int = Field(default=8, ge=1, description="Patches in a step.")
+    steps: Int = Field(default=2000, ge=1, description="Optimiser steps at most.")
+    batch: Int = Field(default=2, ge=1, description="Patches in a step.")
     patch: Int = Field(default=64, ge=4, description="Edge of a training patch in voxels; shorter axes are used whole.")
-    learning_rate: Real = Field(default=0.004, gt=0, description="Peak of the schedule: a short rise, then half a cosine.")
+    learning_rate: Real = Field(default=0.02, gt=0, description="Peak of the schedule: a short rise, then half a cosine.")
     weight_decay: Real = Field(default=0.0001, ge=0, description="Decoupled weight decay (AdamW).")
     normalisation: Literal["none", "weight", "batch"] = Field(
         default="none",
