@@ -319,7 +319,7 @@ class TrainingConfig(Section):
         default="float32", description="Arithmetic of the convolutions in training; weights and heads stay in float32."
     )
     border_weight: Real = Field(
-        default=0.1, ge=0, le=1, description="Weight in the loss of a patch's border, where the network sees padding."
+        default=0.5, ge=0, le=1, description="Weight in the loss of a patch's border, where the network sees padding."
     )
     validation: Fractional = Field(
         default=0.15, description="Share of the training blocks or images that a member keeps to choose its best state."
