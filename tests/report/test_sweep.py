@@ -13,7 +13,7 @@ MEASURES = ("validation_correlation", "validation_loss", "seconds")
 
 
 def configured(**sweep):
-    config = parse({"dataset": "some", "synthetic": {}, "sweep": sweep})
+    config = parse({"dataset": "some", "synthetic": {}, "network": {"depth": 20, "width": 4}, "sweep": sweep})
     return config, config.sweep_points(), Point(config.network, config.training)
 
 

@@ -110,7 +110,7 @@ def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]], runs: list[di
     return {
         "Fields": f"{images} of {' x '.join(map(str, pairs.shape))} voxels; fast scans of each: {scans}",
         "Channels": ", ".join(pairs.geometry.channels),
-        "Ensemble": f"{len(members)} networks, seed {ensemble.seed}, depth {network.depth}, latent {network.latent}",
+        "Ensemble": f"{len(members)} networks of kind {network.kind}, seed {ensemble.seed}, latent {network.latent}",
         "Parameters of a network": f"{min(parameters)} to {max(parameters)}",
         "Receptive radius": f"{min(radii)} to {max(radii)} voxels",
         **{
