@@ -33,6 +33,7 @@ from behindthenoise.errors import ConfigError
 Axis = Literal["image", "scan", "channel", "z", "y", "x"]
 Role = Literal["train", "calibration", "test"]
 Space = Literal["z", "y", "x"]
+LEAST_UNET_RADIUS = 5
 SPACE_AXES: tuple[Space, ...] = ("z", "y", "x")
 
 
@@ -263,8 +264,8 @@ class NetworkConfig(Section):
         description="Bound on the receptive radius in voxels: sets the halo of a tile and the gap of the split.",
     )
     parameters_max: Int | None = Field(default=None, ge=1, description="Bound on the parameters of a network; null: none.")
-    skip_decay: Real = Field(default=0.5, ge=0, description="smsnet: alpha, a skip over d nodes has weight exp(-alpha d).")
-    degree_decay: Real = Field(default=0.5, ge=0, description="smsnet: gamma, an out-degree k has weight k^-gamma.")
+    skip_decay: Real = Field(default=0.5, ge=0, le=500, description="smsnet: alpha, a skip over d nodes has weight exp(-alpha d).")
+    degree_decay: Real = Field(default=0.5, ge=0, le=50, description="smsnet: gamma, an out-degree k has weight k^-gamma.")
     degree_min: Int = Field(default=1, ge=1, description="smsnet: least out-degree of a hidden node to other hidden nodes.")
     degree_max: Int = Field(default=5, ge=1, description="smsnet: largest out-degree of a hidden node to other hidden nodes.")
     input_share: Real = Field(default=0.25, ge=0, le=1, description="smsnet: share of the optional nodes that also see the input.")
@@ -282,6 +283,8 @@ class NetworkConfig(Section):
     def _graphs_exist(self) -> "NetworkConfig":
         if self.degree_min > self.degree_max:
             raise ValueError(f"degree_min {self.degree_min} is larger than degree_max {self.degree_max}; lower it")
+        if self.kind == "unet" and self.radius_max < LEAST_UNET_RADIUS:
+            raise ValueError(f"radius_max {self.radius_max} is smaller than that of any U-Net; allow at least {LEAST_UNET_RADIUS}")
         if self.kind == "smsnet" and self.depth > 1 and 1 + min(self.dilations) > self.radius_max:
             raise ValueError(
                 f"radius_max {self.radius_max} leaves no room for an edge of the least dilation {min(self.dilations)} between "
@@ -324,7 +327,9 @@ class TrainingConfig(Section):
     validation: Fractional = Field(
         default=0.15, description="Share of the training blocks or images that a member keeps to choose its best state."
     )
-    patience: Int = Field(default=8, ge=1, description="Validations without improvement before training stops.")
+    patience: Int = Field(
+        default=20, ge=1, description="Validations, of 20 in a training, without improvement before it stops; 20 never stops early."
+    )
     flips: Flag = Field(default=True, description="Augment by random flips along every axis.")
     turns: Literal["auto", "none"] | tuple[Space, ...] = Field(
         default="auto",
@@ -423,7 +428,7 @@ class Point:
 
 
 # What is no property of a network: where its patches lie, how fast it trains, and the units that all points are judged on.
-UNSWEPT = ("memory_gb", "threads", "validation")
+UNSWEPT = ("border_weight", "memory_gb", "patch", "quantiles", "threads", "validation")
 
 
 def _swept_keys(section: type[Section]) -> list[str]:

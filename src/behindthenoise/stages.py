@@ -56,7 +56,10 @@ STAGES: dict[str, Stage] = {
     "wire": Stage("draw the architecture of one member", ("network", "ensemble.seed"), ("pairs", "graph")),
     "check": Stage(
         "refuse what would fail later: too few calibration units, tiles that do not fit",
-        ("calibration", "inference", "tokens.components", "tokens.count", "split.by", "volumes"),
+        (
+            *("calibration", "inference", "tokens.components", "tokens.count", "split.by", "volumes"),
+            *("training.batch", "training.patch", "training.memory_gb"),
+        ),
         ("pairs", "graph"),
     ),
     "train": Stage("train one member", (*TRAINING, "ensemble.seed"), ("pairs", "graph", "weights", "history", "manifest")),

@@ -1,5 +1,7 @@
 """Bad input ends in the first verbs, before any training, with a message that says what to do."""
 
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -147,6 +149,14 @@ def test_too_few_calibration_units(folder, capsys):
 def test_a_tile_that_cannot_fit(folder, capsys, inference, message):
     assert check(configure(inference=inference)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_training_step_that_cannot_fit(folder, capsys):
+    assert check(configure(training={"batch": 4000, "memory_gb": 1.0})) == 2
+    assert re.search(
+        r"a training step on 4000 patches of \d+ x \d+ voxels needs up to [\d.]+ GB, training\.memory_gb allows 1;",
+        capsys.readouterr().err,
+    )
 
 
 def test_a_missing_file(folder):

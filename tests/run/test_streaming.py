@@ -8,7 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from behindthenoise.config import TrainingConfig
+from behindthenoise.config import NetworkConfig, TrainingConfig
+from behindthenoise.core import architecture as architectures
 from behindthenoise.core import split as splitting
 from behindthenoise.core.patches import Patches
 from behindthenoise.core.scale import Scale
@@ -139,9 +140,16 @@ def test_units_that_validate_count_in_no_learning_example_and_the_other_way_roun
 def test_memory_decides_only_where_the_examples_lie(name, tmp_path):
     pairs = made(*CASES[name])
     store_of_pairs.write(tmp_path / "pairs.zarr", pairs, {})
+    network = NetworkConfig(depth=3, width=2, radius_max=3)
+    architecture = architectures.draw(network, architectures.generator(1, 0), ndim=len(pairs.shape), channels=pairs.clean.shape[1])
     chosen = [
         load_examples(
-            tmp_path / "pairs.zarr", CONFIGS.get(name, CONFIG), 3, np.random.default_rng(4), memory_bytes=memory, device=CPU
+            tmp_path / "pairs.zarr",
+            CONFIGS.get(name, CONFIG),
+            architecture,
+            np.random.default_rng(4),
+            memory_bytes=memory,
+            device=CPU,
         )
         for memory in (10**9, 1000)
     ]

@@ -28,6 +28,8 @@ from behindthenoise.run.networks import read_network
 from behindthenoise.run.train import checkpoint_key, exchangeable_axes
 from behindthenoise.stages import Spec, specification
 
+CPU = torch.device("cpu")
+
 SECTIONS = {
     "dataset": "tiny",
     "synthetic": {"shape": [24, 24], "images": 8},
@@ -146,13 +148,15 @@ def test_a_checkpoint_of_another_training_is_not_used(data, tmp_path, monkeypatc
         assert main(arguments(data, folder, configure())) == 2
     capsys.readouterr()
     assert trained(data, folder, configure(learning_rate=0.01)) == expected
-    assert "goes on from" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "goes on from" not in told
+    assert "is of other work or unreadable; starts anew" in told
 
 
 def test_the_key_of_a_checkpoint_holds_all_that_a_training_depends_on(data, tmp_path):
-    def key(config, folder=data, member=0):
+    def key(config, folder=data, member=0, device=CPU):
         return checkpoint_key(
-            Spec.parse(specification(config, "train"), "train"), folder / "pairs.zarr", folder / "graph.json", member
+            Spec.parse(specification(config, "train"), "train"), folder / "pairs.zarr", folder / "graph.json", member, device
         )
 
     copy = tmp_path / "copy"
@@ -160,6 +164,8 @@ def test_the_key_of_a_checkpoint_holds_all_that_a_training_depends_on(data, tmp_
     assert key(configure(), copy) == key(configure())
     assert key(configure(memory_gb=1.0)) == key(configure()), "where the patches lie changes nothing"
     keys = [key(configure()), key(configure(steps=13)), key(configure(threads=2)), key(configure(), member=1)]
+    keys.append(key(configure(), device=torch.device("cuda", 0)))
+    assert key(configure(), device=torch.device("cuda", 1)) == keys[-1]
     facts = json.loads((copy / "pairs.json").read_text())
     (copy / "pairs.json").write_text(json.dumps({**facts, "digests": {**facts["digests"], "noisy": "another"}}))
     keys.append(key(configure(), copy))
@@ -248,8 +254,13 @@ def test_weights_are_plain_numbers_of_the_folded_network(data, tmp_path):
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
 
 
-def geometry(spacing, space="zyx"):
-    return Geometry(tuple(space[-len(spacing) :]), tuple(spacing), "um", ("Fe",), "counts")
+def geometry(spacing, space="zyx", unit="um"):
+    return Geometry(tuple(space[-len(spacing) :]), tuple(spacing), unit, ("Fe",), "counts")
+
+
+def test_slices_whose_distance_nobody_gave_are_not_turned_into_the_image():
+    assert exchangeable_axes(TrainingConfig(), geometry((1.0, 1.0, 1.0), unit="pixel")) == [1, 2]
+    assert exchangeable_axes(TrainingConfig(turns=("z", "y", "x")), geometry((1.0, 1.0, 1.0), unit="pixel")) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

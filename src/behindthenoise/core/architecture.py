@@ -102,6 +102,8 @@ class Architecture:
                 f"graph has version {data.get('version')!r} and kind {data.get('kind')!r}; this program reads version {VERSION} "
                 f"and kinds {', '.join(READERS)}; draw it again"
             )
+        if data.get("ndim") not in (2, 3):
+            raise GraphError(f"graph has {data.get('ndim')!r} spatial dimensions; networks have 2 or 3; draw it again")
         try:
             return cls(
                 READERS[data["kind"]](data["wiring"]),

@@ -66,9 +66,14 @@ def resident_bytes(shape: Sequence[int], fields: tuple[int, int, int], windows: 
     images, scans, channels = fields
     overlap = float(np.prod([max(window / step, 1) for window, step in windows]))
     values = (scans + 1) * channels
-    # while patches are chosen there are two copies of all; those that are learned from and those held out share windows
-    voxel = 4 * values * FLOAT + 2 * ROLES_AND_UNITS + 2 * overlap * (values + 1) * FLOAT
+    # while the held-out patches are chosen there are all, those chosen, and those that are learned from, which share windows
+    voxel = 4 * values * FLOAT + 2 * ROLES_AND_UNITS + 3 * overlap * (values + 1) * FLOAT
     return BASELINE_BYTES + ceil(images * float(np.prod(shape)) * voxel)
+
+
+def step_bytes(architecture: Architecture, batch: int, window: Sequence[int]) -> int:
+    """Upper bound of what one step of a training needs besides: features, their gradients, and what convolutions copy."""
+    return 3 * bytes_per_voxel(architecture) * batch * int(np.prod(window))
 
 
 def projected_bytes(shape: Sequence[int], core: Sequence[int], halo: int, voxel_bytes: int) -> int:

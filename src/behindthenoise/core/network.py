@@ -68,7 +68,9 @@ class Network(nn.Module):
         Salimans & Kingma (2016), arXiv:1602.07868, section 3; Mishkin & Matas (2016), arXiv:1511.06422.
         """
         for convolution in self._convolutions():
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=random)
+            # drawn on the CPU and in the plain layout, so that every device and layout begins alike
+            drawn = torch.empty(convolution.weight.shape)
+            convolution.weight.copy_(nn.init.kaiming_normal_(drawn, nonlinearity="relu", generator=random))
             nn.init.zeros_(convolution.bias)
         hooks = [convolution.register_forward_hook(_standardise_output) for convolution in self._convolutions()]
         self(noisy)

@@ -1,6 +1,6 @@
 """Training patches, cut by qlty; its border weights say how much of a patch counts in the loss."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Protocol, runtime_checkable
@@ -115,15 +115,22 @@ def lay_out(shape: Sequence[int], patch: int, border: int) -> tuple[list[Grid], 
     return [Grid.covering(size, patch, border) for size in shape], border
 
 
-def places(grids: Sequence[Grid]) -> list[tuple[slice, ...]]:
-    """Every window of an image, in the order of qlty's patches."""
-    axes = [[slice(index * grid.step, index * grid.step + grid.window) for index in range(grid.count)] for grid in grids]
-    return list(product(*axes))
+def places(grids: Sequence[Grid]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """Number along each axis and region of every window of an image, in the order of qlty's patches."""
+    for index in product(*(range(grid.count) for grid in grids)):
+        starts = (number * grid.step for number, grid in zip(index, grids, strict=True))
+        yield index, tuple(slice(start, start + grid.window) for start, grid in zip(starts, grids, strict=True))
 
 
-def frames(grids: list[Grid], border: int, border_weight: float) -> Float[Tensor, " place 1 *window"]:
-    """Weights of one image's patches in the loss, before it is known which voxels count."""
-    return _frames(_quilt(grids, border, border_weight), grids, border, border_weight)
+def frame(grids: Sequence[Grid], border: int, border_weight: float, index: Sequence[int]) -> Float[np.ndarray, " *window"]:
+    """Weights of one window in the loss, before it is known which voxels count; `index` is its number along each axis."""
+    inside = np.ones([grid.window for grid in grids], bool)
+    for axis, (grid, number) in enumerate(zip(grids, index, strict=True)):
+        width = min(border, (grid.window - 1) // 2)
+        position = np.arange(grid.window)
+        low, high = position < width * (number > 0), position >= grid.window - width * (number < grid.count - 1)
+        inside &= ~(low | high).reshape([-1 if other == axis else 1 for other in range(len(grids))])
+    return np.where(inside, np.float32(1), np.float32(border_weight))
 
 
 def cut(

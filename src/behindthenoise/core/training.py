@@ -144,7 +144,7 @@ class Training:
         Raises
         ------
         TrainingError
-            If the validation loss is no longer a number.
+            If the first validation loss is not a number; where a later one is not, training ends with its best state.
         """
         rate = self.config.learning_rate * rate_factor(self.step, self.config.steps)
         for group in self._optimiser.param_groups:
@@ -191,13 +191,16 @@ class Training:
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take up where `state` was taken."""
-        device = next(self.network.parameters()).device
+        parameters = list(self.network.parameters())
+        device = parameters[0].device
         self.network.load_state_dict(_under("network.", tensors))
         self._best = {name: value.to(device) for name, value in _under("best.", tensors).items()}
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("optimiser.", tensors).items():
             index, key = name.split(".")
-            moments.setdefault(int(index), {})[key] = value
+            # fused optimisers want moments that lie in memory as their parameters do
+            like = value.clone() if key == "step" else torch.empty_like(parameters[int(index)]).copy_(value)
+            moments.setdefault(int(index), {})[key] = like
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
         self.step, self.waited, self.best_loss = facts["step"], facts["waited"], facts["best_loss"]
@@ -217,7 +220,7 @@ class Training:
     def _validate(self, rate: float) -> Progress:
         """Validate, keep the state if it is the best, and add a row to the history."""
         loss = validate(self.network, self.held_out, self.config)
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) and not self.history:
             raise TrainingError(
                 f"the validation loss is {loss} after {self.step} steps; "
                 f"use a smaller training.learning_rate than {self.config.learning_rate:g}"
@@ -227,7 +230,9 @@ class Training:
         row = Progress(self.step, mean, loss, rate, time_s, round(self.step * self.config.batch / max(time_s, 1e-3), 2))
         self.history.append(row)
         self._losses.clear()
-        if loss < self.best_loss:
+        if not math.isfinite(loss):
+            self.waited = self.config.patience  # the best state so far stands
+        elif loss < self.best_loss:
             self._best, self.best_loss, self.waited = _copied(self.network), loss, 0
         else:
             self.waited += 1
@@ -241,17 +246,19 @@ class Training:
             return
         self.network.train()
         random = self._random(SETTLE)
-        sums = [[torch.zeros_like(layer.mean), torch.zeros_like(layer.variance)] for layer in statistics]
+        sums = [[torch.zeros_like(layer.mean) for _ in range(3)] for layer in statistics]
         for layer in statistics:
             layer.momentum = 1.0
         for _ in range(SETTLING):
-            self.network(self.learn.batch(random.integers(len(self.learn), size=self.config.batch)).noisy)
-            for layer, (mean, variance) in zip(statistics, sums, strict=True):
+            # not `self.network(...)`, which may replay a recorded graph with the former momentum
+            Network.forward(self.network, self.learn.batch(random.integers(len(self.learn), size=self.config.batch)).noisy)
+            for layer, (mean, square, variance) in zip(statistics, sums, strict=True):
                 mean.add_(layer.mean, alpha=1 / SETTLING)
+                square.add_(layer.mean.square(), alpha=1 / SETTLING)
                 variance.add_(layer.variance, alpha=1 / SETTLING)
-        for layer, (mean, variance) in zip(statistics, sums, strict=True):
+        for layer, (mean, square, variance) in zip(statistics, sums, strict=True):
             layer.mean.copy_(mean)
-            layer.variance.copy_(variance)
+            layer.variance.copy_(variance + square - mean.square())
 
 
 def rate_factor(done: int, steps: int) -> float:

@@ -80,8 +80,20 @@ class UNet:
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> "UNet":
-        """U-Net from what `as_data` gave."""
-        return cls(int(data["levels"]), int(data["repeats"]), int(data["width"]))
+        """
+        U-Net from what `as_data` gave.
+
+        Raises
+        ------
+        GraphError
+            If a size is not positive.
+        """
+        sizes = [int(data[key]) for key in ("levels", "repeats", "width")]
+        if min(sizes) < 1:
+            raise GraphError(
+                f"U-Net has {sizes[0]} levels, {sizes[1]} repeats and width {sizes[2]}; each is at least 1; draw it again"
+            )
+        return cls(*sizes)
 
 
 def draw(config: NetworkConfig, random: np.random.Generator) -> UNet:

@@ -28,6 +28,11 @@ def write_checkpoint(path: Path, key: str, tensors: dict[str, Tensor], facts: di
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too
+    finally:
+        os.close(folder)
 
 
 def read_checkpoint(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

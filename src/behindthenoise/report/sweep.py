@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from behindthenoise.config import NetworkConfig, Point, SweepConfig, TrainingConfig, setting, written
 from behindthenoise.io import tables
-from behindthenoise.io.record import log, read_json, run_record
+from behindthenoise.io.record import log, read_json
 from behindthenoise.io.tables import Value
 from behindthenoise.report.figures import HALF_WIDTH, PAGE_WIDTH, STYLE
 from behindthenoise.stages import Spec
@@ -63,7 +63,7 @@ def read_row(record: Path, points: Mapping[str, Point], keys: Sequence[Where]) -
         **{where[1]: written(setting(points[name], where)) for where in keys},
         "member": manifest["member"],
         **{key: manifest[key] for key in MEASURED},
-        "seconds": read_json(run_record(record))["seconds"],
+        "seconds": float(tables.read(record.with_name("history.csv"))[-1]["time_s"]),
     }
 
 

@@ -1,12 +1,14 @@
 """Verb `check`: refuse before the first training what would fail after the last."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from behindthenoise.config import CalibrationConfig, InferenceConfig
-from behindthenoise.core import calibration, memory
-from behindthenoise.errors import ConfigError
+from behindthenoise.config import CalibrationConfig, InferenceConfig, TrainingConfig
+from behindthenoise.core import calibration, memory, patches
+from behindthenoise.core.architecture import Architecture
+from behindthenoise.errors import ConfigError, MemoryLimitError
 from behindthenoise.io.record import log, read_json
 from behindthenoise.run.architectures import read_architecture
 from behindthenoise.stages import Spec
@@ -30,7 +32,27 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     core = memory.choose_core(shape, halo, voxel_bytes, inference.memory_bytes, inference.tile_edge)
     kind = "image" if spec.get("split.by", str) == "image" else "block"
     log(f"check: {len(sizes)} calibration {kind}s carry the guarantee")
+    training = spec.part("training", TrainingConfig)
+    expect_step(read_architecture(graph), training, facts["shape"])
     log(f"check: tiles of {core} voxels, halo {halo}, {voxel_bytes} bytes per voxel")
+
+
+def expect_step(architecture: Architecture, training: TrainingConfig, shape: Sequence[int]) -> None:
+    """
+    Nothing, if one step of a training fits into the memory of a training.
+
+    Raises
+    ------
+    MemoryLimitError
+        Says how much it takes.
+    """
+    window = [grid.window for grid in patches.lay_out(shape, training.patch, architecture.radius)[0]]
+    needed = memory.BASELINE_BYTES + memory.step_bytes(architecture, training.batch, window)
+    if needed > training.memory_gb * 1e9:
+        raise MemoryLimitError(
+            f"a training step on {training.batch} patches of {' x '.join(map(str, window))} voxels needs up to {needed / 1e9:.1f} "
+            f"GB, training.memory_gb allows {training.memory_gb:g}; use a smaller training.patch or batch, or more memory"
+        )
 
 
 def expect_voxels(tokens: int, trains: int) -> None:

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Int
 
 from behindthenoise.config import TrainingConfig
 from behindthenoise.core import patches as patching
-from behindthenoise.core.memory import resident_bytes
+from behindthenoise.core.architecture import Architecture
+from behindthenoise.core.memory import resident_bytes, step_bytes
 from behindthenoise.core.patches import Examples
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN, training_units
 from behindthenoise.errors import SplitError
@@ -19,7 +20,13 @@ from behindthenoise.run.pairs import Pairs
 
 
 def load_examples(
-    pairs: Path, config: TrainingConfig, radius: int, random: np.random.Generator, *, memory_bytes: int, device: torch.device
+    pairs: Path,
+    config: TrainingConfig,
+    architecture: Architecture,
+    random: np.random.Generator,
+    *,
+    memory_bytes: int,
+    device: torch.device,
 ) -> tuple[Examples, Examples]:
     """
     Examples to learn from, and examples of other training units that choose the best state.
@@ -28,8 +35,10 @@ def load_examples(
     does not depend on that.
     """
     images, scans, channels, *shape = store_of_pairs.noisy_shape(pairs)
+    radius = architecture.radius
     windows = [(grid.window, grid.step) for grid in patching.lay_out(shape, config.patch, radius)[0]]
     needed = resident_bytes(shape, (images, scans, channels), windows)
+    needed += step_bytes(architecture, config.batch, [window for window, _ in windows])
     if needed > memory_bytes:
         log(f"train: patches would take {needed / 1e9:.2f} GB of {memory_bytes / 1e9:.2f}, so they are read as they are drawn")
         learn, held_out = validation_split(streaming.training_units(pairs), config.validation, random)

@@ -18,7 +18,10 @@ def device() -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     index = device_index(torch.cuda.device_count(), os.environ)
-    return torch.device("cpu") if index is None else torch.device("cuda", index)
+    if index is None:
+        return torch.device("cpu")
+    torch.cuda.set_device(index)  # what names no device, as the recording of CUDA graphs, means this one
+    return torch.device("cuda", index)
 
 
 def write_weights(path: Path, network: Network) -> None:

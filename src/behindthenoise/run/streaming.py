@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from behindthenoise.config import TrainingConfig
@@ -27,7 +27,7 @@ class Place:
     """One window of one image."""
 
     image: int
-    index: int
+    index: tuple[int, ...]
     region: tuple[slice, ...]
 
 
@@ -40,8 +40,8 @@ class Streamed:
     ----------
     arrays
         Noisy and clean fields, mask, role and unit on disk.
-    frames
-        Weights of the windows of one image.
+    grids, border, border_weight
+        Windows along each axis, and the weight of their frame.
     places
         Windows in which at least one voxel counts.
     units
@@ -50,7 +50,9 @@ class Streamed:
 
     arrays: dict[str, zarr.Array[Any]]
     scale: Scale
-    frames: Float[Tensor, " place 1 *window"]
+    grids: list[patching.Grid]
+    border: int
+    border_weight: float
     places: list[Place]
     units: Int[np.ndarray, " unit"]
     device: torch.device
@@ -90,7 +92,7 @@ class Streamed:
         return (
             torch.from_numpy(self.scale.standardise_noisy(noisy, visible, axis=0)),
             torch.from_numpy(np.nan_to_num(self.scale.standardise_clean(clean, axis=0))),
-            torch.from_numpy(counts[None].astype(np.float32)) * self.frames[at.index],
+            torch.from_numpy((counts * patching.frame(self.grids, self.border, self.border_weight, at.index))[None]),
         )
 
 
@@ -107,14 +109,13 @@ def stream(store: Path, units: Int[np.ndarray, " unit"], config: TrainingConfig,
     arrays = {name: stores.get_array(group, name) for name in ARRAYS}
     images, *shape = arrays["role"].shape
     grids, border = patching.lay_out(shape, config.patch, radius)
-    weights = patching.frames(grids, border, config.border_weight)
     kept = []
     for image in range(images):
-        for index, region in enumerate(patching.places(grids)):
+        for index, region in patching.places(grids):
             counts = training_voxels(arrays, units, (image, *region))
-            if float((torch.from_numpy(counts[None].astype(np.float32)) * weights[index]).sum()) > 0:
+            if counts.any() and float((counts * patching.frame(grids, border, config.border_weight, index)).sum()) > 0:
                 kept.append(Place(image, index, region))
-    return Streamed(arrays, read_scale(store), weights, kept, units, device)
+    return Streamed(arrays, read_scale(store), grids, border, config.border_weight, kept, units, device)
 
 
 def training_voxels(

@@ -36,10 +36,11 @@ def run(
     torch.set_num_threads(config.threads)
     architecture = read_architecture(graph)
     device = on_disk.device()
+    exchangeable = exchangeable_axes(config, store_of_pairs.read_geometry_of(pairs))
     learn, held_out = load_examples(
         pairs,
         config,
-        architecture.radius,
+        architecture,
         np.random.default_rng([seed, member, 1]),
         memory_bytes=int(memory_gb * 1e9),
         device=device,
@@ -54,11 +55,11 @@ def run(
         held_out,
         config,
         seed=[seed, member, 2],
-        exchangeable=exchangeable_axes(config, store_of_pairs.read_geometry_of(pairs)),
+        exchangeable=exchangeable,
     )
     accelerate(training.network, learn.batch(np.zeros(config.batch, dtype=np.int64)).noisy)
     checkpoint = weights.with_name("checkpoint.safetensors")
-    advance_to_end(training, checkpoint, checkpoint_key(spec, pairs, graph, member))
+    advance_to_end(training, checkpoint, checkpoint_key(spec, pairs, graph, member, device))
     trained = training.result()
     quality = assess(trained, held_out, config)
     on_disk.write_weights(weights, trained)
@@ -91,7 +92,7 @@ def accelerate(network: Network, sample: torch.Tensor) -> None:
     """
     On a GPU, record the launches of a training step once and replay them: networks as small as these are bound by launching.
 
-    Only calls in training mode with the sample's shape are replayed; all others run as ever.
+    Calls in training mode are replayed, and must have the sample's shape; others run as ever.
     """
     if not sample.is_cuda:
         return
@@ -114,6 +115,8 @@ def advance_to_end(training: Training, checkpoint: Path, key: str) -> None:
     if kept is not None:
         training.restore(*kept)
         log(f"train: goes on from {checkpoint} at step {training.step}")
+    elif checkpoint.exists():
+        log(f"train: {checkpoint} is of other work or unreadable; starts anew")
     saved = time.monotonic()
     with asked_to_stop() as requests:
         while not training.finished:
@@ -144,9 +147,10 @@ def asked_to_stop() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def checkpoint_key(spec: Spec, pairs: Path, graph: Path, member: int) -> str:
-    """What the state of a training depends on: specification, member, architecture, and the content of the pairs."""
-    content = [spec.as_data(), member, file_digest(graph), read_json(pairs.with_suffix(".json")).get("digests")]
+def checkpoint_key(spec: Spec, pairs: Path, graph: Path, member: int, device: torch.device) -> str:
+    """What the state of a training depends on: specification, member, architecture, content of the pairs, torch, kind of device."""
+    digests = read_json(pairs.with_suffix(".json")).get("digests")
+    content = [spec.as_data(), member, file_digest(graph), digests, torch.__version__, device.type]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -171,6 +175,8 @@ def exchangeable_axes(config: TrainingConfig, geometry: Geometry) -> list[int]:
     if config.turns == "auto":
         alike = [[axis for axis in spacing if np.isclose(spacing[axis], step, rtol=0.01, atol=0)] for step in spacing.values()]
         chosen = max(alike, key=len)
+        if geometry.unit == "pixel":  # nobody said how far slices are apart
+            chosen = [axis for axis in chosen if axis != "z"]
     else:
         chosen = [] if config.turns == "none" else list(config.turns)
     if unknown := sorted(set(chosen) - set(spacing)):
