@@ -106,7 +106,7 @@ def test_a_valid_configuration_is_printed_with_its_defaults(config_file, capsys)
     assert main(["validate", str(config_file)]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == parse(GOOD).model_dump(mode="json")
-    assert printed["training"]["steps"] == 600
+    assert printed["training"]["steps"] == 2000
 
 
 def test_the_schema_is_printed(capsys):

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from behindthenoise.config import NetworkConfig, SweepConfig, TrainingConfig, parse, schema, setting
+from behindthenoise.config import UNSWEPT, NetworkConfig, SweepConfig, TrainingConfig, parse, schema, setting
 from behindthenoise.errors import ConfigError
 from behindthenoise.stages import specification
 
@@ -45,7 +45,7 @@ def test_nothing_to_sweep_is_no_point():
     ("sweep", "message"),
     [
         ({"network": {"depht": [5]}}, r"sweep: network has no key 'depht' to sweep; allowed here: kind, depth, width, "),
-        ({"training": {"validation": [0.1]}}, r"training has no key 'validation' to sweep; allowed here: quantiles, steps, "),
+        ({"training": {"validation": [0.1]}}, r"training has no key 'validation' to sweep; allowed here: steps, batch, "),
         ({"netwrok": {}}, r"unknown key 'sweep.netwrok'; allowed here: network, training, repeats, mode"),
         ({"network": {"depth": [5, "x"]}}, r"sweep.network: depth is 'x': input should be a valid integer"),
         ({"network": {"depth": 5}}, r"sweep.network.depth is 5"),
@@ -73,12 +73,12 @@ def test_values_that_only_fit_together_are_checked_together():
 def test_names_are_safe_in_a_path():
     values = {
         "network": {"dilations": [[1, 2], [1, 4]], "parameters_max": [None, 5000], "skip_decay": ["1e-7"], "input_output": [True]},
-        "training": {"turns": ["auto", ["y", "x"]], "quantiles": [[0.05, 0.5, 0.95]]},
+        "training": {"turns": ["auto", ["y", "x"]], "precision": ["float32"]},
     }
     names = list(points(**values))
     assert len(set(names)) == 8
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) for name in names)
-    assert names[0] == ("dilations-1-2_parameters_max-null_skip_decay-1e-07_input_output-true_turns-auto_quantiles-0.05-0.5-0.95")
+    assert names[0] == ("dilations-1-2_parameters_max-null_skip_decay-1e-07_input_output-true_turns-auto_precision-float32")
 
 
 def test_no_key_stands_in_both_sections():
@@ -89,7 +89,7 @@ def test_no_key_stands_in_both_sections():
 def test_the_schema_knows_every_key_that_can_be_swept():
     properties = schema()["$defs"]["SweepConfig"]["properties"]
     assert set(properties["network"]["properties"]) == set(NetworkConfig.model_fields)
-    assert set(TrainingConfig.model_fields) - set(properties["training"]["properties"]) == {"threads", "memory_gb", "validation"}
+    assert set(TrainingConfig.model_fields) - set(properties["training"]["properties"]) == set(UNSWEPT)
     assert properties["network"]["properties"]["depth"]["items"] == {"maximum": 500, "minimum": 1, "type": "integer"}
     assert properties["network"]["additionalProperties"] is False
 

@@ -112,7 +112,7 @@ def test_the_verb_writes_a_row_for_each_network_and_the_same_figure_every_time(t
             path = tmp_path / name / f"{member:03d}" / "train.json"
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps({"member": member, **dict.fromkeys(sweeps.MEASURED, index + member / 10), "other": 1}))
-            path.with_suffix(".run.json").write_text(json.dumps({"seconds": 7.5}))
+            path.with_name("history.csv").write_text("step,time_s\n1,2.5\n2,7.5\n")
             records.append(path)
     spec = Spec.parse(specification(config, "sweep"), "sweep")
     kept = []
