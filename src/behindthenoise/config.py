@@ -319,7 +319,8 @@ class TrainingConfig(Section):
         ),
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Arithmetic of the convolutions in training; weights and heads stay in float32."
+        default="float32",
+        description="Arithmetic of the convolutions in training on a GPU; weights and heads, and all on a CPU, stay float32.",
     )
     border_weight: Real = Field(
         default=0.5, ge=0, le=1, description="Weight in the loss of a patch's border, where the network sees padding."

@@ -51,7 +51,9 @@ class Network(nn.Module):
             Standardised input; masked voxels hold 0.
         """
         noisy = channels_last(noisy)
-        latent = self.encode(self._features(noisy.to(self.precision)).float())
+        # on CPUs, torch's gradients of dilated convolutions in bfloat16 cannot be trusted (docs/decisions/0010)
+        exact = noisy.device.type == "cpu" and torch.is_grad_enabled()
+        latent = self.encode(self._features(noisy.to(torch.float32 if exact else self.precision)).float())
         mixed = functional.relu(self.mix(torch.cat([latent, noisy], dim=1)))
         out = self.heads(torch.cat([mixed, noisy], dim=1)).unflatten(1, (3, self.architecture.out_channels))
         below, median, above = out.unbind(1)

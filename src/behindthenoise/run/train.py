@@ -36,6 +36,8 @@ def run(
     torch.set_num_threads(config.threads)
     architecture = read_architecture(graph)
     device = on_disk.device()
+    if config.precision == "bfloat16" and device.type == "cpu":
+        log("train: gradients in bfloat16 cannot be trusted on a CPU; trains in float32")
     exchangeable = exchangeable_axes(config, store_of_pairs.read_geometry_of(pairs))
     learn, held_out = load_examples(
         pairs,
