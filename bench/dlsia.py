@@ -5,8 +5,8 @@ TUT are the settings of DLSIA's denoising tutorial (20 layers, latent 8, no sigm
 (hidden 3, 20 layers, latent 8); heads have 16 hidden channels for each quantile. DLSIA draws the graph; ours takes it over, with
 one dilation for each node that feeds others where DLSIA has one for each edge. Each is used as it is meant: DLSIA's with batch
 statistics, ours folded in the forward rows. The rivals run in turn, in one process; milliseconds are CPU time of all threads, a
-ratio is DLSIA's time over ours, and brackets hold the least and largest ratio of a graph. In training, the column of bfloat16 repeats
-float32: there are no gradients in bfloat16 on a CPU (docs/decisions/0010).
+ratio is DLSIA's time over ours, and brackets hold the least and largest ratio of a graph. In training, the column of bfloat16
+repeats float32: there are no gradients in bfloat16 on a CPU (docs/decisions/0010).
 
     python -m venv .venv-dlsia
     .venv-dlsia/bin/pip install torch==2.13.0

@@ -16,7 +16,7 @@ REGIONS = {"train": {"x": [0, 0.4]}, "calibration": {"x": [0.5, 0.7]}, "test": {
 
 # what is written besides the pairs, and what the message must say: the key, the value, what is allowed
 WRONG = {
-    "unknown key": ({"netwrok": {}}, r"unknown key 'netwrok'; allowed here: dataset, pairs, .*network, .*inference$"),
+    "unknown key": ({"netwrok": {}}, r"unknown key 'netwrok'; allowed here: dataset, pairs, .*network, .*inference, sweep$"),
     "unknown nested key": (
         {"training": {"epochs": 3}},
         r"unknown key 'training\.epochs'; allowed here: quantiles, steps, .*threads$",
