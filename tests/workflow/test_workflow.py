@@ -26,8 +26,8 @@ def arrays(results):
     for pattern in ("*.safetensors", "*.npz", "history.csv", "evaluation/*.csv", "thresholds.json", "certificate.json"):
         for path in sorted(results.rglob(pattern)):
             text = path.read_bytes()
-            if path.name == "history.csv":  # its last column is the time
-                text = b"\n".join(line.rsplit(b",", 1)[0] for line in text.splitlines())
+            if path.name == "history.csv":  # its last two columns are time and throughput
+                text = b"\n".join(line.rsplit(b",", 2)[0] for line in text.splitlines())
             found[str(path.relative_to(results))] = np.frombuffer(text, np.uint8)
     return found
 
