@@ -100,11 +100,6 @@ def draw(config: NetworkConfig, random: np.random.Generator) -> UNet:
     """
     One of the U-Nets that keep the bound on the receptive radius, each as likely as the next.
 
-    Raises
-    ------
-    GraphError
-        If there is none.
-
     References
     ----------
     Ronneberger, Fischer & Brox (2015), arXiv:1505.04597.
@@ -113,8 +108,5 @@ def draw(config: NetworkConfig, random: np.random.Generator) -> UNet:
         UNet(levels, repeats, factor * width)
         for levels, repeats, factor, width in product(LEVELS, REPEATS, WIDENINGS, sorted(set(config.width)))
     ]
-    allowed = [unet for unet in every if unet.radius <= config.radius_max]
-    if not allowed:
-        least = min(unet.radius for unet in every)
-        raise GraphError(f"no U-Net has a receptive radius of {config.radius_max} voxels or less; allow at least {least}")
+    allowed = [unet for unet in every if unet.radius <= config.radius_max]  # never empty: the config sees to it
     return allowed[int(random.integers(len(allowed)))]
