@@ -395,11 +395,17 @@ def test_batch_statistics_of_the_result_are_those_of_the_training_patches():
     torch.testing.assert_close(layer.variance, variance, rtol=0.1, atol=0)
 
 
-def test_bfloat16_trains():
-    config = TrainingConfig(steps=100, batch=4, learning_rate=0.02, patience=100, precision="bfloat16")
-    network, history, _ = trained(config, learn=examples(16, 0, slope=0.5), held_out=examples(8, 1, slope=0.5))
-    assert min(row.validation for row in history) < 0.7 * history[0].validation
-    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+def test_on_a_cpu_gradients_are_those_of_float32_whatever_is_asked_for(ndim):
+    batch, gradients = examples(3, 0, ndim, edge=8), []
+    exact, rough = small_network(ndim), small_network(ndim, precision="bfloat16")
+    exact.initialise(batch.noisy, torch.Generator().manual_seed(0))
+    rough.load_state_dict(exact.state_dict())
+    for network in (exact, rough):
+        pinball(network(batch.noisy)[0], batch.clean, batch.weight, LEVELS).backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    with torch.no_grad():
+        assert not torch.equal(exact(batch.noisy)[0], rough(batch.noisy)[0]), "without gradients the precision is as asked"
 
 
 def denoising(count, seed):
