@@ -54,7 +54,7 @@ class Network(nn.Module):
         # on CPUs, torch's gradients of dilated convolutions in bfloat16 cannot be trusted (docs/decisions/0010)
         exact = noisy.device.type == "cpu" and torch.is_grad_enabled()
         latent = self.encode(self._features(noisy.to(torch.float32 if exact else self.precision)).float())
-        mixed = functional.relu(self.mix(torch.cat([latent, noisy], dim=1)))
+        mixed = functional.relu_(self.mix(torch.cat([latent, noisy], dim=1)))
         out = self.heads(torch.cat([mixed, noisy], dim=1)).unflatten(1, (3, self.architecture.out_channels))
         below, median, above = out.unbind(1)
         quantiles = torch.stack([median - functional.softplus(below), median, median + functional.softplus(above)], dim=1)
@@ -118,7 +118,7 @@ def _sparse(graph: Graph, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
     for index, (group, convolution) in enumerate(zip(groups, trunk, strict=True)):
         source = group[0].source
         if source not in features:
-            features[source] = functional.relu(_joined(arriving.pop(source))) if source else noisy
+            features[source] = _active(arriving.pop(source)) if source else noisy
         parts = convolution(features[source]).split([edge.channels for edge in group], dim=1)
         for edge, part in zip(group, parts, strict=True):
             arriving.setdefault(edge.target, []).append(part)
@@ -126,7 +126,7 @@ def _sparse(graph: Graph, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
             done = features.pop(source)
             if source in graph.outputs:
                 leaving[source] = done
-    return _joined([leaving[node] if node in leaving else functional.relu(_joined(arriving[node])) for node in graph.outputs])
+    return _joined([leaving[node] if node in leaving else _active(arriving[node]) for node in graph.outputs])
 
 
 def _pyramid(unet: UNet, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
@@ -148,8 +148,13 @@ def _pyramid(unet: UNet, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
 
 def _repeated(features: Tensor, convolutions: Iterator[nn.Module], count: int) -> Tensor:
     for _ in range(count):
-        features = functional.relu(next(convolutions)(features))
+        features = functional.relu_(next(convolutions)(features))
     return features
+
+
+def _active(parts: list[Tensor]) -> Tensor:
+    """Rectified features of a node; in place where joining has made a tensor of its own."""
+    return functional.relu(parts[0]) if len(parts) == 1 else functional.relu_(torch.cat(parts, dim=1))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
