@@ -57,7 +57,7 @@ STAGES: dict[str, Stage] = {
     "check": Stage(
         "refuse what would fail later: too few calibration units, tiles that do not fit",
         (
-            *("calibration", "inference", "tokens.components", "tokens.count", "split.by", "volumes"),
+            *("calibration", "inference", "tokens.components", "tokens.count", "volumes"),
             *("training.batch", "training.patch", "training.memory_gb"),
         ),
         ("pairs", "graph"),
@@ -69,22 +69,28 @@ STAGES: dict[str, Stage] = {
         ("pairs", "graph", "weights", "store", "latents", "manifest"),
     ),
     "average": Stage("average the members' quantiles", (), ("store", "manifest"), ("members",)),
-    "score": Stage("measure how far the truth lies outside the intervals", ("calibration.score",), ("pairs", "heldout", "scores")),
+    "score": Stage(
+        "count how far the truth lies outside the intervals, by unit and group",
+        tuple(f"calibration.{key}" for key in ("score", "unit", "block", "groups", "intensity_bins")),
+        ("pairs", "heldout", "labels", "tokens", "scores"),
+        ("latents",),
+    ),
     "calibrate": Stage(
         "choose the thresholds and write the certificate",
-        ("calibration", "split.by"),
-        ("pairs", "scores", "thresholds", "certificate"),
+        ("calibration",),
+        ("pairs", "heldout", "labels", "scores", "thresholds", "certificate", "levels"),
     ),
     "evaluate": Stage(
         "measure coverage, width and accuracy on the test data",
         ("calibration",),
-        ("pairs", "heldout", "thresholds", "folder", "manifest"),
+        ("pairs", "heldout", "labels", "scores", "thresholds", "folder", "manifest"),
         ("members",),
     ),
     "embed": Stage("fit the projection of the joined latents", ("tokens.components",), ("projection",), ("latents",)),
     "tokenize": Stage(
         "cluster the embedded sample into tokens", ("tokens.count", "tokens.seed"), ("projection", "tokens"), ("latents",)
     ),
+    "label": Stage("find the token of every held-out voxel", (), ("projection", "tokens", "store", "manifest"), ("members",)),
     "fetch": Stage("copy one volume into a store of our own", (VOLUME, "pairs", "synthetic"), ("pairs", "store", "manifest")),
     "plan": Stage(
         "choose the tiles of one volume and lay out its store",

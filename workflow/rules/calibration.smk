@@ -6,6 +6,9 @@ rule score:
         manifest=f"{R}/pairs.json",
         average=f"{R}/ensemble/average.json",
         token=f"{R}/ensemble/heldout.zarr/zarr.json",
+        label=f"{R}/ensemble/label.json",
+        tokens=f"{R}/latents/tokens.npz",
+        latents=of_members("latents.npz"),
     output:
         scores=f"{R}/calibration/scores.npz",
     log:
@@ -17,19 +20,24 @@ rule score:
     params:
         pairs=f"{R}/pairs.zarr",
         heldout=f"{R}/ensemble/heldout.zarr",
+        labels=f"{R}/ensemble/tokens.zarr",
         spec=spec("score"),
     shell:
-        "python -m behindthenoise score --pairs {params.pairs:q} --heldout {params.heldout:q} --scores {output.scores:q}"
+        "python -m behindthenoise score --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
+        " --tokens {input.tokens:q} --latents {input.latents:q} --scores {output.scores:q}"
         " --spec {params.spec:q} > {log:q} 2>&1"
 
 
 rule calibrate:
     input:
         manifest=f"{R}/pairs.json",
+        average=f"{R}/ensemble/average.json",
+        label=f"{R}/ensemble/label.json",
         scores=f"{R}/calibration/scores.npz",
     output:
         thresholds=f"{R}/calibration/thresholds.json",
         certificate=f"{R}/calibration/certificate.json",
+        levels=f"{R}/calibration/levels.csv",
     log:
         f"{LOGS}/calibrate.log",
     benchmark:
@@ -38,16 +46,21 @@ rule calibrate:
         "../../envs/behindthenoise.yaml"
     params:
         pairs=f"{R}/pairs.zarr",
+        heldout=f"{R}/ensemble/heldout.zarr",
+        labels=f"{R}/ensemble/tokens.zarr",
         spec=spec("calibrate"),
     shell:
-        "python -m behindthenoise calibrate --pairs {params.pairs:q} --scores {input.scores:q}"
-        " --thresholds {output.thresholds:q} --certificate {output.certificate:q} --spec {params.spec:q} > {log:q} 2>&1"
+        "python -m behindthenoise calibrate --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
+        " --scores {input.scores:q} --thresholds {output.thresholds:q} --certificate {output.certificate:q}"
+        " --levels {output.levels:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
 rule evaluate:
     input:
         manifest=f"{R}/pairs.json",
         average=f"{R}/ensemble/average.json",
+        label=f"{R}/ensemble/label.json",
+        scores=f"{R}/calibration/scores.npz",
         thresholds=f"{R}/calibration/thresholds.json",
     output:
         manifest=f"{R}/evaluation/evaluate.json",
@@ -61,10 +74,11 @@ rule evaluate:
     params:
         pairs=f"{R}/pairs.zarr",
         heldout=f"{R}/ensemble/heldout.zarr",
+        labels=f"{R}/ensemble/tokens.zarr",
         members=of_members("heldout.zarr"),
         folder=f"{R}/evaluation",
         spec=spec("evaluate"),
     shell:
-        "python -m behindthenoise evaluate --pairs {params.pairs:q} --heldout {params.heldout:q}"
-        " --thresholds {input.thresholds:q} --members {params.members:q} --folder {params.folder:q}"
+        "python -m behindthenoise evaluate --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
+        " --scores {input.scores:q} --thresholds {input.thresholds:q} --members {params.members:q} --folder {params.folder:q}"
         " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"

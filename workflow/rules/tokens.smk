@@ -1,4 +1,4 @@
-"""From sampled latents to the embedding and its tokens."""
+"""From latents to the embedding and its tokens, and the token of every held-out voxel."""
 
 
 rule embed:
@@ -36,3 +36,27 @@ rule tokenize:
     shell:
         "python -m behindthenoise tokenize --latents {input.latents:q} --projection {input.projection:q}"
         " --tokens {output.tokens:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule label:
+    input:
+        manifests=of_members("predict.json"),
+        latents=of_members("heldout.zarr/zarr.json"),
+        projection=f"{R}/latents/projection.npz",
+        tokens=f"{R}/latents/tokens.npz",
+    output:
+        manifest=f"{R}/ensemble/label.json",
+        token=f"{R}/ensemble/tokens.zarr/zarr.json",
+    log:
+        f"{LOGS}/label.log",
+    benchmark:
+        f"{BENCHMARKS}/label.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        members=of_members("heldout.zarr"),
+        store=f"{R}/ensemble/tokens.zarr",
+        spec=spec("label"),
+    shell:
+        "python -m behindthenoise label --members {params.members:q} --projection {input.projection:q}"
+        " --tokens {input.tokens:q} --store {params.store:q} --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"

@@ -22,22 +22,29 @@ def run_member(
 @torch.no_grad()
 def run_ensemble(
     networks: Sequence[Network], projection: Projection, standardised: Float[np.ndarray, " c *space"]
-) -> tuple[Float[np.ndarray, " 3 out *space"], Float[np.ndarray, " component *space"]]:
+) -> tuple[Float[np.ndarray, " 3 out *space"], Float[np.ndarray, " out *space"], Float[np.ndarray, " component *space"]]:
     """
-    Averaged quantiles in standard units and the embedding of one tile.
+    Averaged quantiles and standard deviation of the members' medians, in standard units, and the embedding of one tile.
 
-    Members run one after another on the same tile; both sums stay on the device.
+    Members run one after another on the same tile; all sums stay on the device.
+
+    References
+    ----------
+    Welford (1962), Technometrics 4, 419-420, for the standard deviation in one pass.
     """
     tile = _tensor(networks[0], standardised)
     offset = torch.from_numpy(projection.offset).to(tile)
     embedding = offset.view(-1, *[1] * (standardised.ndim - 1))
-    total: torch.Tensor | None = None
-    for network, matrix in zip(networks, projection.matrices, strict=True):
+    mean = tile.new_zeros(())
+    squares = tile.new_zeros(())
+    for count, (network, matrix) in enumerate(zip(networks, projection.matrices, strict=True), start=1):
         quantiles, latent = network(tile)
-        total = quantiles[0] if total is None else total + quantiles[0]
+        change = quantiles[0] - mean
+        mean = mean + change / count
+        squares = squares + change[1] * (quantiles[0, 1] - mean[1])
         embedding = embedding + torch.einsum("kl,l...->k...", torch.from_numpy(matrix).to(tile), latent[0])
-    assert total is not None
-    return (total / len(networks)).cpu().numpy(), embedding.cpu().numpy()
+    spread = (squares / len(networks)).clamp_min(0).sqrt()
+    return mean.cpu().numpy(), spread.cpu().numpy(), embedding.cpu().numpy()
 
 
 def _tensor(network: Network, standardised: np.ndarray) -> torch.Tensor:

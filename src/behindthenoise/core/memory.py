@@ -46,7 +46,7 @@ def bytes_per_voxel(architecture: Architecture, components: int = 0) -> int:
     widest = 2 * max(density(shape.entering, shape.scale) for shape in trunk)
     convolved = 2 * max(density(shape.leaving, shape.scale) for shape in trunk)
     heads = 3 * (architecture.latent + architecture.head) + 4 * 3 * architecture.out_channels
-    results = 8 * (3 * architecture.out_channels + components)
+    results = 8 * (4 * architecture.out_channels + components)
     return FLOAT * ceil(maps + widest + convolved + encode.entering + REORDERED + heads + results)
 
 

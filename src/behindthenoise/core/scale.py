@@ -36,6 +36,10 @@ class Scale:
         """Standard units back into those of the clean image."""
         return np.asarray(values * _along(self.clean_scale, axis, values.ndim) + _along(self.clean_shift, axis, values.ndim))
 
+    def stretch_clean(self, values: Float[np.ndarray, " *shape"], axis: int) -> Float[np.ndarray, " *shape"]:
+        """Differences in standard units back into those of the clean image."""
+        return np.asarray(values * _along(self.clean_scale, axis, values.ndim))
+
     def match_noisy(self, noisy: Float[np.ndarray, " *shape"], axis: int) -> Float[np.ndarray, " *shape"]:
         """Noisy values on the clean image's scale."""
         return np.asarray((noisy - _along(self.offset, axis, noisy.ndim)) / _along(self.gain, axis, noisy.ndim))

@@ -15,6 +15,7 @@ from behindthenoise.io import stores
 from behindthenoise.io.geometry import Geometry, coordinates, read_geometry
 
 STATISTICS = ("lower", "median", "upper", "width")
+RAW = ("quantiles", "spread", "embedding")  # what `infer` writes, before calibration
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,11 @@ def create_quantiles(path: Path, volume: Volume, core: Sequence[int], halo: int,
     group = stores.create_group(
         path, {"instance": stores.new_instance(), "core": list(core), "halo": halo, "geometry": asdict(volume.geometry)}
     )
-    stores.create_array(
-        group,
-        "quantiles",
-        (3, channels, *volume.shape),
-        dtype="float32",
-        chunks=(3, channels, *core),
-        dims=("quantile", "channel", *space),
-    )
-    stores.create_array(
-        group,
-        "embedding",
-        (components, *volume.shape),
-        dtype="float32",
-        chunks=(components, *core),
-        dims=("component", *space),
-    )
+    leading = {"quantiles": (3, channels), "spread": (channels,), "embedding": (components,)}
+    names = {"quantiles": ("quantile", "channel"), "spread": ("channel",), "embedding": ("component",)}
+    for name in RAW:
+        shape, chunks = (*leading[name], *volume.shape), (*leading[name], *core)
+        stores.create_array(group, name, shape, dtype="float32", chunks=chunks, dims=(*names[name], *space))
 
 
 @dataclass(frozen=True)

@@ -1,54 +1,185 @@
-"""Verb `calibrate`: scores → one threshold per channel, and the certificate that says what it promises."""
+"""Verb `calibrate`: counted scores → thresholds, the certificate that says what they promise, and thresholds at every level."""
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from behindthenoise.config import CalibrationConfig
-from behindthenoise.core import calibration
+from behindthenoise.core.calibration import certificate as words
+from behindthenoise.core.calibration import shift
+from behindthenoise.core.calibration.guarantees import GUARANTEES
+from behindthenoise.core.calibration.scores import expect_support
+from behindthenoise.core.calibration.selection import Chunks
+from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, merging_of, request
+from behindthenoise.core.calibration.units import Units
+from behindthenoise.core.split import CALIBRATION
+from behindthenoise.errors import CalibrationError
+from behindthenoise.io import stores, tables
 from behindthenoise.io.record import file_digest, log, write_json
-from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.io.tables import Value
+from behindthenoise.run import scored as on_disk
+from behindthenoise.run import thresholds as stored
+from behindthenoise.run.heldout import HeldOut
+from behindthenoise.run.scored import Scored
 from behindthenoise.stages import Spec
 
+LEVELS = tuple(range(1, 100))  # percent
 
-def run(spec: Spec, *, pairs: Path, scores: Path, thresholds: Path, certificate: Path) -> None:
-    """Write thresholds and certificate."""
+
+def run(
+    spec: Spec, *, pairs: Path, heldout: Path, labels: Path, scores: Path, thresholds: Path, certificate: Path, levels: Path
+) -> None:
+    """Write thresholds, certificate and the table of all levels."""
     config = spec.get("calibration", CalibrationConfig)
-    kind: Literal["block", "image"] = "image" if spec.get("split.by", str) == "image" else "block"
-    loaded = store_of_pairs.read(pairs)
-    channels = loaded.geometry.channels
-    with np.load(scores) as content:
-        unit = content["unit"]
-        found = {name: [content[f"{name}_{index}"] for index, _ in enumerate(channels)] for name in ("score", "noisy")}
-    thresholds_of = {
-        name: [calibration.threshold(values, unit, config.miscoverage) for values in rows] for name, rows in found.items()
-    }
-    for index, name in enumerate(channels):
-        clean = loaded.clean[:, index]
-        calibration.expect_support(config.support, name, float(np.nanmin(clean)), float(np.nanmax(clean)))
-    sizes = calibration.unit_sizes(unit)
-    rows = [
-        {
-            "channel": name,
-            **calibration.certificate(sizes, value, config.miscoverage, unit_kind=kind, scans=loaded.noisy.shape[1]),
-        }
-        for name, value in zip(channels, thresholds_of["score"], strict=True)
+    source, counted = HeldOut.open(pairs, heldout, labels), on_disk.read(scores)
+    channels = source.geometry.channels
+    expect_values_supported(config, source)
+    chosen = thresholds_of(config, counted, source)
+    calibration = Calibration(counted.scores, counted.groups, tuple(found.thresholds for found in chosen))
+    noisy = [noisy_threshold(config, counted, channel, source) for channel in range(len(channels))]
+    stored.write(thresholds, calibration, noisy, config.coverage)
+    write_json(certificate, {**certified(config, counted, chosen, source), "spec": spec.as_data(), "scores": file_digest(scores)})
+    tables.write(levels, levels_of(config, counted, chosen, channels))
+
+
+def expect_values_supported(config: CalibrationConfig, source: HeldOut) -> None:
+    """Refuse clean values outside the support, read block by block."""
+    for channel, name in enumerate(source.geometry.channels):
+        least, largest = np.inf, -np.inf
+        for block in stores.blocks(source.clean):
+            if block[1].start <= channel < block[1].stop:
+                values = np.asarray(source.clean[block])[:, channel - block[1].start]
+                values = values[np.isfinite(values)]
+                least, largest = float(values.min(initial=least)), float(values.max(initial=largest))
+        expect_support(config.support, name, least, largest)
+
+
+def thresholds_of(config: CalibrationConfig, counted: Scored, source: HeldOut) -> list[Chosen]:
+    """Thresholds of every channel, exact: where scores were counted in buckets, the images are read again."""
+    units = Units.of(counted.unit_kind, counted.unit_edge, source.boxes(int(CALIBRATION)))
+    found = []
+    for channel, name in enumerate(source.geometry.channels):
+        counts = counted.counted(channel)
+        found.append(choose(config, counts, merging_of(config, counts), again(counted, source, units, channel)))
+        for row in found[-1].records:
+            log(f"calibrate: {name}: " + ", ".join(f"{key} {value}" for key, value in row.items() if key != "groups"))
+        for sentence in found[-1].merging.sentences:
+            log(f"calibrate: {name}: {sentence}")
+    return found
+
+
+def again(counted: Scored, source: HeldOut, units: Units, channel: int) -> Callable[[int, Sequence[int]], Chunks]:
+    """For a side and some groups of one channel, what reads their scores again."""
+
+    def chunks_of(side: int, members: Sequence[int]) -> Chunks:
+        def chunks() -> Iterable[tuple[np.ndarray, np.ndarray]]:
+            for piece in source.pieces(int(CALIBRATION)):
+                found, group = on_disk.score_piece(counted.scores, counted.groups, piece, channel)
+                chosen = np.isin(group, members)
+                yield found[side][chosen], units.ids(piece.image, piece.position)[chosen]
+
+        return chunks
+
+    return chunks_of
+
+
+def noisy_threshold(config: CalibrationConfig, counted: Scored, channel: int, source: HeldOut) -> float:
+    """
+    Threshold by which the noisy scan alone would hold, by the same guarantee where units can carry it, else pooled.
+
+    It is there for comparison and promises nothing: it takes one threshold for all groups, and units for what a field is worth.
+    """
+    asked = request(config, 1)
+    try:
+        return GUARANTEES[config.guarantee](counted.noisy[channel], asked).threshold
+    except CalibrationError:
+        return GUARANTEES["pooled"](counted.noisy[channel], asked).threshold
+
+
+def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], source: HeldOut) -> dict[str, object]:
+    """The certificate, but for what it was made from."""
+    ids = np.unique(np.concatenate([histogram.units for histogram in counted.noisy]))
+    groups = counted.groups[0]
+    by = tuple(name for name, used in (("intensity", groups.edges is not None), ("token", groups.tokens is not None)) if used)
+    basis = words.Basis(
+        kind=counted.unit_kind,
+        edge=counted.unit_edge,
+        radius=counted.radius,
+        units=len(ids),
+        fields=sum(box is not None for box in source.boxes(int(CALIBRATION))),
+        scans=source.scans,
+        one_field=bool(np.isfinite(counted.effects).any()) and config.guarantee == "pac",
+        groups=max(len(found.merging.members) for found in chosen),
+        grouped_by=by,
+    )
+    channels = source.geometry.channels
+    flagged = [
+        f"{name}: {finding.sentence}"
+        for channel, name in enumerate(channels)
+        for histogram in counted.counted(channel).whole()
+        for finding in shift.compare_units(histogram)
+        if finding.flagged
     ]
-    for row in rows:
-        rank = f"rank {row['rank']} of {row['pixels']}, {row['units']} units"
-        log(f"calibrate: {row['channel']}: threshold {row['threshold']:.6g} at {rank}")
-    write_json(
-        thresholds, {"thresholds": thresholds_of["score"], "noisy_thresholds": thresholds_of["noisy"], "coverage": config.coverage}
-    )
-    write_json(
-        certificate,
-        {
-            "statement": rows[0]["statement"],
-            "assumptions": rows[0]["assumptions"],
-            "value_unit": loaded.geometry.value_unit,
-            "channels": [{key: value for key, value in row.items() if key not in ("statement", "assumptions")} for row in rows],
-            "spec": spec.as_data(),
-            "scores": file_digest(scores),
-        },
-    )
+    merged_groups = [f"{name}: {line}" for name, found in zip(channels, chosen, strict=True) for line in found.merging.sentences]
+    return {
+        "statement": words.statement(config, basis),
+        "assumptions": words.assumptions(config, basis),
+        "warnings": words.warnings(config, basis, flagged),
+        "merged": merged_groups,
+        "guarantee": config.guarantee,
+        "coverage": config.coverage,
+        "miscoverage": str(config.miscoverage),
+        "failure": config.failure,
+        "value_unit": source.geometry.value_unit,
+        "score": [asdict(score) for score in counted.scores],
+        "basis": asdict(basis),
+        "channels": [{"channel": name, **row} for name, found in zip(channels, chosen, strict=True) for row in found.records],
+        "other_guarantees": others(config, counted, chosen, channels),
+    }
+
+
+def others(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], channels: Sequence[str]) -> list[dict[str, object]]:
+    """Thresholds that each guarantee would give for the same groups; None where the calibration data cannot carry it."""
+    rows: list[dict[str, object]] = []
+    for guarantee in GUARANTEES:
+        asked = config.model_copy(update={"guarantee": guarantee})
+        for channel, name in enumerate(channels):
+            rows += [
+                {"guarantee": guarantee, "channel": name, "side": side, "groups": list(members), "threshold": threshold}
+                for side, members, threshold in at_level(asked, counted.counted(channel), chosen[channel])
+            ]
+    return rows
+
+
+def levels_of(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], channels: Sequence[str]) -> list[dict[str, Value]]:
+    """Thresholds at every level in percent, by the guarantee of the configuration and with its classes of groups."""
+    rows: list[dict[str, Value]] = []
+    for channel, name in enumerate(channels):
+        counts = counted.counted(channel)
+        for level in LEVELS:
+            asked = config.model_copy(update={"coverage": level / 100})
+            rows += [
+                {
+                    "channel": name,
+                    "level": level,
+                    "side": side,
+                    "group": group,
+                    "threshold": np.inf if threshold is None else threshold,
+                }
+                for side, members, threshold in at_level(asked, counts, chosen[channel])
+                for group in members
+            ]
+    return rows
+
+
+def at_level(config: CalibrationConfig, counts: Counted, chosen: Chosen) -> Iterable[tuple[int, tuple[int, ...], float | None]]:
+    """Side, groups and threshold of every class; None where the guarantee cannot be given."""
+    for members in chosen.merging.members:
+        for side in range(len(counts.sides)):
+            try:
+                found: float | None = counts.find(config, side, members, len(chosen.merging.members)).threshold
+            except CalibrationError:
+                found = None
+            yield side, members, found

@@ -1,13 +1,22 @@
 """Verb `check`: refuse before the first training what would fail after the last."""
 
 from collections.abc import Sequence
+from math import inf, prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from behindthenoise.config import CalibrationConfig, InferenceConfig, TrainingConfig
-from behindthenoise.core import calibration, memory, patches
+from behindthenoise.core import memory, patches
 from behindthenoise.core.architecture import Architecture
+from behindthenoise.core.calibration.dependence import SMALLEST_EDGE
+from behindthenoise.core.calibration.guarantees import GUARANTEES
+from behindthenoise.core.calibration.histogram import Histogram
+from behindthenoise.core.calibration.scores import Score, expect_support
+from behindthenoise.core.calibration.thresholds import kind_of as score_kind
+from behindthenoise.core.calibration.thresholds import request
+from behindthenoise.core.calibration.units import Units, kind_of
 from behindthenoise.errors import ConfigError, MemoryLimitError
 from behindthenoise.io.record import log, read_json
 from behindthenoise.run.architectures import read_architecture
@@ -20,21 +29,39 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     """Raise the error that a later verb would raise; do nothing otherwise."""
     facts = read_json(pairs)
     config = spec.get("calibration", CalibrationConfig)
-    sizes = np.array(facts["calibration_unit_sizes"], dtype=np.int64)
-    calibration.crc_rank(sizes, config.miscoverage)
+    units = expect_units(config, facts)
     for channel, (least, largest) in zip(facts["channels"], facts["clean_range"], strict=True):
-        calibration.expect_support(config.support, channel, least, largest)
+        expect_support(config.support, channel, least, largest)
     inference = spec.get("inference", InferenceConfig)
     halo, voxel_bytes = memory.ensemble_cost([read_architecture(graph)], spec.get("tokens.components", int))
     expect_voxels(spec.get("tokens.count", int), facts["voxels"]["train"])
     # volumes may be larger than the field of the pairs, and then a tile is not cut at its end
     shape = [LARGE] * len(facts["shape"]) if spec.sections["volumes"] else facts["shape"]
     core = memory.choose_core(shape, halo, voxel_bytes, inference.memory_bytes, inference.tile_edge)
-    kind = "image" if spec.get("split.by", str) == "image" else "block"
-    log(f"check: {len(sizes)} calibration {kind}s carry the guarantee")
+    log(f"check: {units} can carry guarantee {config.guarantee}")
     training = spec.part("training", TrainingConfig)
     expect_step(read_architecture(graph), training, facts["shape"])
     log(f"check: tiles of {core} voxels, halo {halo}, {voxel_bytes} bytes per voxel")
+
+
+def expect_units(config: CalibrationConfig, facts: dict[str, Any]) -> str:
+    """
+    Number and kind of the calibration units, if so many could carry the guarantee at best: when they all look alike.
+
+    Raises
+    ------
+    CalibrationError
+        Says how many it takes.
+    """
+    boxes = [tuple(slice(*ends) for ends in box) for box in facts["calibration_boxes"]]
+    kind = kind_of(len(boxes), config.unit)
+    edge = SMALLEST_EDGE if config.block == "auto" else config.block
+    count = len(boxes) if kind == "image" else len(boxes) * prod(Units.of(kind, edge, boxes).grid)
+    sides = Score(score_kind(config.score, facts["value_unit"]), floor=1.0).sides
+    alike = Histogram.of(np.tile(np.arange(200, dtype=np.float32), count), np.repeat(np.arange(count), 200))
+    design = None if kind == "image" or config.unit == "block" else inf
+    GUARANTEES[config.guarantee](alike, request(config, sides, effective=design))
+    return f"{count} {kind}{'s' * (count != 1)}"
 
 
 def expect_step(architecture: Architecture, training: TrainingConfig, shape: Sequence[int]) -> None:

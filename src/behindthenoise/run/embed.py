@@ -10,7 +10,7 @@ from behindthenoise.stages import Spec
 
 def run(spec: Spec, *, latents: list[Path], projection: Path) -> None:
     """Write the projection."""
-    vectors, _ = models.read_latents(latents)
+    vectors = [sample.latents for sample in models.read_samples(latents)]
     fitted, explained = clustering.fit_projection(vectors, spec.get("tokens.components", int))
     log(f"embed: {len(vectors[0])} voxels, {len(explained)} components hold {explained.sum():.1%} of the latents' variance")
     models.write_projection(projection, fitted, explained)

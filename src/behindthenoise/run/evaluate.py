@@ -1,124 +1,135 @@
-"""Verb `evaluate`: test voxels → coverage, width and accuracy, by channel, intensity, unit and ensemble size."""
+"""Verb `evaluate`: test voxels → coverage, width, accuracy: by channel, intensity, token, width, unit, level, ensemble size."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from behindthenoise.config import CalibrationConfig
-from behindthenoise.core import calibration, metrics
+from behindthenoise.core import metrics
+from behindthenoise.core.calibration.scores import Score, apply
+from behindthenoise.core.calibration.thresholds import Calibration, merging_of
+from behindthenoise.core.calibration.units import Units
 from behindthenoise.core.split import TEST
-from behindthenoise.io import tables
-from behindthenoise.io.record import file_digest, log, read_json, write_json
-from behindthenoise.io.tables import Value
-from behindthenoise.run import heldout as held_out
-from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.errors import CalibrationError
+from behindthenoise.io import stores, tables
+from behindthenoise.io.record import file_digest, log, write_json
+from behindthenoise.run import judge
+from behindthenoise.run import scored as counts_on_disk
+from behindthenoise.run import thresholds as stored
 from behindthenoise.run.heldout import HeldOut
-from behindthenoise.run.pairs import Pairs
+from behindthenoise.run.judge import Row, Test
+from behindthenoise.run.scored import Scored
 from behindthenoise.stages import Spec
 
-Row = dict[str, Value]
-TABLES = ("channels", "intensity", "units", "ensemble")
+TABLES = ("channels", "intensity", "tokens", "widths", "units", "reliability", "pit", "reference", "ensemble")
+MOST = 1 << 23  # test voxels that are judged, drawn evenly from all; more would not move any digit that is shown
+LEVELS = tuple(level / 100 for level in range(1, 100))
 
 
-def run(spec: Spec, *, pairs: Path, heldout: Path, thresholds: Path, members: list[Path], folder: Path, manifest: Path) -> None:
+def run(
+    spec: Spec,
+    *,
+    pairs: Path,
+    heldout: Path,
+    labels: Path,
+    scores: Path,
+    thresholds: Path,
+    members: list[Path],
+    folder: Path,
+    manifest: Path,
+) -> None:
     """Write the tables and their manifest."""
-    config, chosen = spec.get("calibration", CalibrationConfig), read_json(thresholds)
-    loaded = store_of_pairs.read(pairs)
+    config, (calibration, noisy_thresholds) = spec.get("calibration", CalibrationConfig), stored.read(thresholds)
+    counted, source = counts_on_disk.read(scores), HeldOut.open(pairs, heldout, labels)
     rows: dict[str, list[Row]] = {name: [] for name in TABLES}
-    for channel, name in enumerate(loaded.geometry.channels):
-        found = held_out.select(loaded, heldout, int(TEST), channel)
-        low, median, high = found.quantiles
-        lower, upper = calibration.apply(low, median, high, chosen["thresholds"][channel], config.support)
-        # an interval that was cut at the support keeps its median inside, as in a finished volume
-        found.quantiles[1] = np.clip(median, lower, upper)
-        noisy = calibration.apply(found.noisy, found.noisy, found.noisy, chosen["noisy_thresholds"][channel], config.support)
-        row = summarise(found, (lower, upper), noisy, config)
-        log(f"evaluate: {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
-        rows["channels"].append({"channel": name, **row})
-        rows["intensity"] += [{"channel": name, **part} for part in by_intensity(found, lower, upper)]
-        rows["units"] += [{"channel": name, **part} for part in by_unit(found, lower, upper)]
-        rows["ensemble"] += [{"channel": name, **part} for part in by_size(loaded, members, channel)]
-    for name, table in rows.items():
-        tables.write(folder / f"{name}.csv", table)
+    every = list(at_every_level(config, counted))
+    for channel, name in enumerate(source.geometry.channels):
+        test = collect(source, counted, calibration, channel, config)
+        widened = np.array([noisy_thresholds[channel]], np.float32)
+        noisy = apply(Score("cqr"), np.stack([test.noisy] * 3), widened, config.support)
+        reliability, pit, distribution = judge.by_level(test, channel, every, config.support)
+        found: dict[str, list[Row]] = {
+            "channels": [{**judge.summary(test, noisy, config.miscoverage), **distribution}],
+            "intensity": judge.by_intensity(test),
+            "tokens": judge.by_token(test),
+            "widths": judge.by_width(test),
+            "units": judge.by_unit(test),
+            "reliability": reliability,
+            "pit": pit,
+            "reference": judge.reference_noise(test, config.miscoverage) if source.geometry.value_unit == "counts" else [],
+            "ensemble": by_size(source, members, channel),
+        }
+        nominal = 1 - float(config.miscoverage)
+        for group in ("intensity", "tokens"):
+            found["channels"][0][f"gap_{group}"] = metrics.coverage_gap(
+                np.array([row["coverage"] for row in found[group]]), nominal
+            )
+        log(f"evaluate: {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found["channels"][0].items()))
+        for table, part in found.items():
+            rows[table] += [{"channel": name, **row} for row in part]
+    for name, table_rows in rows.items():
+        tables.write(folder / f"{name}.csv", table_rows)
     write_json(manifest, {"stage": "evaluate", **{name: file_digest(folder / f"{name}.csv") for name in TABLES}})
 
 
-def summarise(
-    found: HeldOut, interval: tuple[np.ndarray, np.ndarray], noisy: tuple[np.ndarray, np.ndarray], config: CalibrationConfig
-) -> dict[str, float]:
-    """One channel on all test voxels. The noisy scan's own interval is calibrated by the same method on the same voxels."""
-    inside = metrics.covers(*interval, found.truth)
-    ids, hits, counts = metrics.unit_coverage(inside, found.unit)
-    low, high = metrics.coverage_interval(hits, counts, np.random.default_rng(0))
-    width, noisy_width = mean_width(*interval), mean_width(*noisy)
-    return {
-        "coverage": float(inside.mean()),
-        "coverage_low": low,
-        "coverage_high": high,
-        "pixels": int(found.truth.size),
-        "units": len(ids),
-        "width": width,
-        "noisy_width": noisy_width,
-        "width_reduction": noisy_width / width if width > 0 else float("nan"),
-        "noisy_coverage": metrics.coverage(*noisy, found.truth),
-        "interval_score": metrics.interval_score(*interval, found.truth, config.miscoverage),
-        "correlation_noisy": metrics.pearson(found.noisy, found.truth),
-        "correlation": metrics.pearson(found.quantiles[1], found.truth),
-        "psnr_noisy": metrics.psnr(found.noisy, found.truth),
-        "psnr": metrics.psnr(found.quantiles[1], found.truth),
-    }
+def collect(source: HeldOut, counted: Scored, calibration: Calibration, channel: int, config: CalibrationConfig) -> Test:
+    """Test voxels of one channel, all scans one after another, at most `MOST`."""
+    role, random = int(TEST), np.random.default_rng(judge.SEED)
+    units = Units.of(counted.unit_kind, counted.unit_edge, source.boxes(role))
+    share = min(1.0, MOST / source.voxels(role))
+    parts: list[tuple[np.ndarray, ...]] = []
+    for piece in source.pieces(role):
+        kept = metrics.subsample(piece.truth.shape[1], round(share * piece.truth.shape[1]), random)
+        unit = units.ids(piece.image, piece.position[:, kept])
+        parts.append(
+            (
+                piece.quantiles[:, channel, kept],
+                *(values[channel, kept] for values in (piece.spread, piece.noisy, piece.truth)),
+                piece.token[kept],
+                unit,
+            )
+        )
+    quantiles, spread, noisy, truth, token, unit = (np.concatenate(column, axis=-1) for column in zip(*parts, strict=True))
+    ends = calibration.interval(channel, quantiles, token, spread, config.support)
+    return Test(quantiles, spread, noisy, truth, token, unit, *ends)
 
 
-def by_intensity(found: HeldOut, lower: np.ndarray, upper: np.ndarray) -> list[Row]:
-    """Coverage and width in tenths of the predicted median."""
-    median, width = found.quantiles[1], upper - lower
-    edges = metrics.decile_edges(median)
-    bins = metrics.coverage_by_bin(median, metrics.covers(lower, upper, found.truth), edges)
-    place = np.searchsorted(edges, median, side="right")
-    return [
-        {
-            "bin": index,
-            # the outer bins have no end; the data's own ends are what a figure can show
-            "from": max(part.low, float(median.min())),
-            "to": min(part.high, float(median.max())),
-            "coverage": part.coverage,
-            "pixels": part.voxels,
-            "width": float(width[place == index].mean()),
-        }
-        for index, part in enumerate(bins)
-        # a value that many voxels share, such as a support, can leave its lower bin empty
-        if part.voxels
-    ]
+def at_every_level(config: CalibrationConfig, counted: Scored) -> Iterator[tuple[float, Calibration]]:
+    """Nominal coverage and calibration at every level, with the groups of the configured one; infinite where it has none."""
+    channels = [counted.counted(channel) for channel in range(len(counted.scores))]
+    merging = [merging_of(config, counts) for counts in channels]
+    for level in LEVELS:
+        asked = config.model_copy(update={"coverage": level})
+        found = []
+        for counts, classes in zip(channels, merging, strict=True):
+            table = np.full((len(counts.sides), len(counts.names)), np.inf, np.float32)
+            for members in classes.members:
+                for side in range(len(counts.sides)):
+                    try:
+                        table[side, list(members)] = counts.find(asked, side, members, len(classes.members)).threshold
+                    except CalibrationError:
+                        continue
+            found.append(table)
+        yield level, Calibration(counted.scores, counted.groups, tuple(found))
 
 
-def by_unit(found: HeldOut, lower: np.ndarray, upper: np.ndarray) -> list[Row]:
-    """Coverage of every test block or image."""
-    ids, hits, counts = metrics.unit_coverage(metrics.covers(lower, upper, found.truth), found.unit)
-    return [
-        {"unit": int(unit), "coverage": hit / count, "pixels": int(count)}
-        for unit, hit, count in zip(ids, hits.tolist(), counts.tolist(), strict=True)
-    ]
-
-
-def by_size(pairs: Pairs, members: list[Path], channel: int) -> list[Row]:
+def by_size(source: HeldOut, members: list[Path], channel: int) -> list[Row]:
     """Accuracy, width and coverage before calibration of the first k members, for every k."""
     rows: list[Row] = []
     total: np.ndarray | None = None
-    for count, store in enumerate(members, start=1):
-        found = held_out.select(pairs, store, int(TEST), channel)
-        total = found.quantiles.astype(np.float64) if total is None else total + found.quantiles
+    for count, path in enumerate(members, start=1):
+        one = source.of_member(stores.get_array(stores.open_group(path), "quantiles"))
+        pieces = [(piece.quantiles[:, channel], piece.truth[channel]) for piece in one.pieces(int(TEST))]
+        quantiles, truth = (np.concatenate(column, axis=-1) for column in zip(*pieces, strict=True))
+        total = quantiles.astype(np.float64) if total is None else total + quantiles
         lower, median, upper = total / count
         rows.append(
             {
                 "members": count,
-                "correlation": metrics.pearson(median, found.truth),
-                "width": mean_width(lower, upper),
-                "coverage": metrics.coverage(lower, upper, found.truth),
+                "correlation": metrics.pearson(median, truth),
+                "width": judge.mean_width(lower, upper),
+                "coverage": metrics.coverage(lower, upper, truth),
             }
         )
     return rows
-
-
-def mean_width(lower: np.ndarray, upper: np.ndarray) -> float:
-    """Mean width of intervals, in units of the clean image."""
-    return float((upper - lower).mean(dtype=np.float64))

@@ -7,17 +7,17 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from behindthenoise.core import calibration
 from behindthenoise.core import tokens as tokenizing
+from behindthenoise.core.calibration.scores import rearrange
+from behindthenoise.core.calibration.thresholds import Calibration, Support
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.tiling import tiles
 from behindthenoise.errors import StoreError
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import log, read_json, write_json
 from behindthenoise.run import models
+from behindthenoise.run import thresholds as stored
 from behindthenoise.stages import Spec
-
-Support = tuple[float | None, float | None]
 
 
 def run(
@@ -28,18 +28,23 @@ def run(
     expect_complete(group, source, [read_json(job) for job in jobs])
     raw, embedding = stores.get_array(group, "quantiles"), stores.get_array(group, "embedding")
     model, support = models.read_tokens(tokens), support_of(spec)
+    calibration, _ = stored.read(thresholds)
     levels = shapes_of_levels(source.shape)
     target = volumes.create_ome(store, source, store.name.removesuffix(".ome.zarr"), levels, len(model.centroids))
     log(f"finish: {len(levels)} levels, {len(model.centroids)} tokens")
-    bands = da.from_zarr(raw).map_blocks(
+    labels = da.from_zarr(embedding).map_blocks(assigned, model, dtype=np.uint8, drop_axis=0)
+    given = da.from_zarr(raw)
+    bands = da.map_blocks(
         calibrated,
-        read_json(thresholds)["thresholds"],
-        support,
+        given,
+        da.from_zarr(stores.get_array(group, "spread")),
+        labels,
+        calibration=calibration,
+        support=support,
         dtype=np.float32,
         drop_axis=0,
-        chunks=((len(volumes.STATISTICS) * raw.shape[1],), *da.from_zarr(raw).chunks[2:]),
+        chunks=((len(volumes.STATISTICS) * raw.shape[1],), *given.chunks[2:]),
     )
-    labels = da.from_zarr(embedding).map_blocks(assigned, model, dtype=np.uint8, drop_axis=0)
     write_pyramid(bands, labels, target, levels)
     volumes.set_windows(target, len(levels) - 1)
     named = {"image": "0", "tokens": "labels/tokens/0"}
@@ -63,7 +68,7 @@ def expect_complete(group: zarr.Group, source: volumes.Volume, manifests: list[d
     """
     layout = volumes.read_layout(group)
     written = {corner: found for job in manifests if job["instance"] == layout.instance for corner, found in job["tiles"].items()}
-    targets = [stores.get_array(group, name) for name in ("quantiles", "embedding")]
+    targets = [stores.get_array(group, name) for name in volumes.RAW]
     for tile in tiles(source.shape, layout.core, layout.halo):
         corner = ",".join(str(part.start) for part in tile.core)
         if corner not in written:
@@ -75,13 +80,15 @@ def expect_complete(group: zarr.Group, source: volumes.Volume, manifests: list[d
             )
 
 
-def calibrated(raw: np.ndarray, thresholds: list[float], support: Support) -> np.ndarray:
-    """Block of quantiles (3, c, *space) → lower, median, upper and width of every channel, (4 c, *space)."""
+def calibrated(
+    raw: np.ndarray, spread: np.ndarray, labels: np.ndarray, *, calibration: Calibration, support: Support
+) -> np.ndarray:
+    """Block of quantiles (3, c, *space), spread (c, *space), tokens → lower, median, upper, width of each channel (4 c, *space)."""
     parts = []
-    for channel, threshold in enumerate(thresholds):
+    for channel in range(raw.shape[1]):
         quantiles = raw[:, channel]
-        lower, median, upper = calibration.rearrange(*quantiles)
-        low, high = calibration.apply(lower, median, upper, threshold, support)
+        low, high = calibration.interval(channel, quantiles, labels, spread[channel], support)
+        _, median, _ = rearrange(*quantiles)
         # an interval that was cut at the support keeps its median inside
         parts += [low, np.clip(median, low, high), high, high - low]
     return np.stack(parts)

@@ -1,49 +1,139 @@
-"""The ensemble's held-out quantiles beside the truth, as flat arrays of the voxels of one role."""
+"""The ensemble's held-out quantiles beside the truth, read piece by piece: no stage holds a whole field of them."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+import zarr
+from jaxtyping import Float32, Int64, UInt8
 
+from behindthenoise.core.calibration.units import Box, box_around
+from behindthenoise.core.scale import Scale
 from behindthenoise.io import stores
-from behindthenoise.run.pairs import Pairs
+from behindthenoise.io.geometry import Geometry
+from behindthenoise.run import pairs as store_of_pairs
 
 
-@dataclass(frozen=True)
-class HeldOut:
+@dataclass(frozen=True, eq=False)
+class Piece:
     """
-    Voxels of one role and one channel, all scans one after another.
+    Voxels of one role in one block of one scan.
 
     Attributes
     ----------
+    image, scan
+        Which field.
+    position
+        Where the voxels lie in the field.
     quantiles
-        Lower, median and upper, in units of the clean image.
+        Lower, median and upper of every channel, in units of the clean image.
+    spread
+        Standard deviation of the members' medians.
     noisy
         The fast scan, on the clean image's scale.
     truth
         The slow scan.
-    unit
-        Id of the block or image; the scans of a field share it.
+    token
+        Token of each voxel.
     """
 
-    quantiles: Float32[np.ndarray, " 3 n"]
-    noisy: Float32[np.ndarray, " n"]
-    truth: Float32[np.ndarray, " n"]
-    unit: Int[np.ndarray, " n"]
+    image: int
+    scan: int
+    position: Int64[np.ndarray, " axis n"]
+    quantiles: Float32[np.ndarray, " 3 c n"]
+    spread: Float32[np.ndarray, " c n"]
+    noisy: Float32[np.ndarray, " c n"]
+    truth: Float32[np.ndarray, " c n"]
+    token: UInt8[np.ndarray, " n"]
 
 
-def select(pairs: Pairs, store: Path, role: int, channel: int) -> HeldOut:
-    """Held-out voxels of one role and channel."""
-    array = stores.get_array(stores.open_group(store), "quantiles")
-    chosen: Bool[np.ndarray, " image *space"] = pairs.split.role == role
-    quantiles, noisy, truth, unit = [], [], [], []
-    matched = pairs.scale.match_noisy(pairs.noisy, axis=2)
-    for image in np.flatnonzero(chosen.reshape(len(chosen), -1).any(axis=1)).tolist():
-        where = chosen[image]
-        for scan in range(pairs.noisy.shape[1]):
-            quantiles.append(np.asarray(array[image, scan, :, channel])[:, where])
-            noisy.append(matched[image, scan, channel][where])
-            truth.append(pairs.clean[image, channel][where])
-            unit.append(pairs.split.unit[image][where])
-    return HeldOut(np.concatenate(quantiles, axis=1), np.concatenate(noisy), np.concatenate(truth), np.concatenate(unit))
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Everything about held-out voxels that is on disk."""
+
+    role: zarr.Array[Any]
+    noisy: zarr.Array[Any]
+    clean: zarr.Array[Any]
+    quantiles: zarr.Array[Any]
+    spread: zarr.Array[Any]
+    tokens: zarr.Array[Any]
+    scale: Scale
+    geometry: Geometry
+
+    @classmethod
+    def open(cls, pairs: Path, ensemble: Path, tokens: Path) -> "HeldOut":
+        """
+        The stores of the pairs, of the averaged quantiles and of the tokens.
+
+        Raises
+        ------
+        StoreError
+            If one is absent or incomplete.
+        """
+        fields, averaged = stores.open_group(pairs), stores.open_group(ensemble)
+        return cls(
+            role=stores.get_array(fields, "role"),
+            noisy=stores.get_array(fields, "noisy"),
+            clean=stores.get_array(fields, "clean"),
+            quantiles=stores.get_array(averaged, "quantiles"),
+            spread=stores.get_array(averaged, "spread"),
+            tokens=stores.get_array(stores.open_group(tokens), "tokens"),
+            scale=store_of_pairs.read_scale(pairs),
+            geometry=store_of_pairs.read_geometry_of(pairs),
+        )
+
+    def of_member(self, quantiles: zarr.Array[Any]) -> "HeldOut":
+        """The same voxels with one member's quantiles in place of the ensemble's; spread and tokens stay the ensemble's."""
+        return replace(self, quantiles=quantiles)
+
+    @property
+    def scans(self) -> int:
+        """Fast scans of each field."""
+        return int(self.noisy.shape[1])
+
+    def voxels(self, role: int) -> int:
+        """Number of voxels of one role, in all scans."""
+        return self.scans * sum(int((np.asarray(self.role[image]) == role).sum()) for image in range(self.role.shape[0]))
+
+    def boxes(self, role: int) -> list[Box | None]:
+        """For every image, the box around its voxels of one role; None where it has none."""
+        return [box_around(np.asarray(self.role[image]) == role) for image in range(self.role.shape[0])]
+
+    def pieces(self, role: int, within: tuple[int, Box] | None = None) -> Iterator[Piece]:
+        """
+        All voxels of one role, one block of one scan after another; the scans of a block follow each other.
+
+        Parameters
+        ----------
+        within
+            One image and a box in it; None takes all.
+        """
+        images = range(self.role.shape[0]) if within is None else [within[0]]
+        for image in images:
+            box = within[1] if within else tuple(slice(0, size) for size in self.role.shape[1:])
+            for block in stores.blocks(self.role, (slice(image, image + 1), *box)):
+                where = block[1:]
+                chosen = np.asarray(self.role[block])[0] == role
+                if chosen.any():
+                    yield from (self._piece(image, scan, where, chosen) for scan in range(self.scans))
+
+    def _piece(self, image: int, scan: int, where: Box, chosen: np.ndarray) -> Piece:
+        starts, every = np.array([part.start for part in where]), slice(None)
+
+        def read(array: zarr.Array[Any], *lead: int | slice) -> np.ndarray:
+            index: tuple[int | slice, ...] = (*lead, *where)
+            return np.asarray(array[index])
+
+        noisy = self.scale.match_noisy(read(self.noisy, image, scan, every), axis=0)
+        return Piece(
+            image,
+            scan,
+            np.stack(np.nonzero(chosen)) + starts[:, None],
+            read(self.quantiles, image, scan, every, every)[..., chosen],
+            read(self.spread, image, scan, every)[:, chosen],
+            noisy[:, chosen].astype(np.float32),
+            read(self.clean, image, every)[:, chosen],
+            read(self.tokens, image, scan)[chosen],
+        )

@@ -44,7 +44,7 @@ def run(
         raise StoreError(
             f"store {store} was laid out for a halo of {layout.halo} voxels, the networks need {halo}; delete its folder"
         )
-    targets = stores.get_array(group, "quantiles"), stores.get_array(group, "embedding")
+    targets = [stores.get_array(group, name) for name in volumes.RAW]
     every = tiling.tiles(source.shape, layout.core, halo)
     owned = [every[index] for index in parse_share(share, len(every))]
     log(f"infer: {len(networks)} networks on {on_disk.device()}, core {layout.core}, halo {halo}")
@@ -67,18 +67,22 @@ def run_tile(
     scale: Scale,
     source: volumes.Volume,
     tile: tiling.Tile,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles in physical units and embedding of one tile's core; NaN under the mask, without a network where all is masked."""
+) -> tuple[np.ndarray, ...]:
+    """
+    Quantiles and spread in physical units and embedding of one tile's core, in the order of `volumes.RAW`.
+
+    NaN under the mask; where all is masked no network runs.
+    """
     mask = np.asarray(source.mask[tile.read]).astype(bool)
     inside = mask[tile.inside]
     if not inside.any():
-        shape = inside.shape
         channels, components = len(source.geometry.channels), len(mapping.offset)
-        return np.full((3, channels, *shape), np.nan, np.float32), np.full((components, *shape), np.nan, np.float32)
+        return tuple(np.full((*lead, *inside.shape), np.nan, np.float32) for lead in ((3, channels), (channels,), (components,)))
     noisy = np.asarray(source.noisy[(slice(None), *tile.read)])
-    raw, embedding = inference.run_ensemble(networks, mapping, scale.standardise_noisy(noisy, mask, axis=0))
-    quantiles = scale.restore_clean(tiling.crop(raw, tile), axis=1)
-    return np.where(inside, quantiles, np.nan), np.where(inside, tiling.crop(embedding, tile), np.nan)
+    found = inference.run_ensemble(networks, mapping, scale.standardise_noisy(noisy, mask, axis=0))
+    raw, deviation, embedding = (tiling.crop(values, tile) for values in found)
+    results = scale.restore_clean(raw, axis=1), scale.stretch_clean(deviation, axis=0), embedding
+    return tuple(np.where(inside, values, np.nan) for values in results)
 
 
 def parse_share(text: str, count: int) -> range:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from behindthenoise.config import SPACE_AXES, PairsConfig, SplitConfig, SyntheticConfig
 from behindthenoise.core import metrics, synthetic
 from behindthenoise.core import split as splitting
+from behindthenoise.core.calibration.units import box_around
 from behindthenoise.core.scale import Scale
 from behindthenoise.errors import SourceError
 from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, read_mask, reading
@@ -51,7 +52,8 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
             "channels": list(geometry.channels),
             "voxels": counts,
             "units": units,
-            "calibration_unit_sizes": unit_sizes(split),
+            "calibration_boxes": boxes(split.role == splitting.CALIBRATION),
+            "value_unit": geometry.value_unit,
             "clean_range": [[float(np.nanmin(clean[:, c])), float(np.nanmax(clean[:, c]))] for c in range(clean.shape[1])],
             "scale": asdict(pairs.scale),
             "gap": gap,
@@ -158,6 +160,7 @@ def spread(values: Float[np.ndarray, " n"]) -> float:
     return float(values.std(dtype=np.float64)) or 1.0
 
 
-def unit_sizes(split: splitting.Split) -> list[int]:
-    """Voxels of each calibration unit."""
-    return [int(size) for size in np.unique(split.unit[split.role == splitting.CALIBRATION], return_counts=True)[1]]
+def boxes(calibrates: Bool[np.ndarray, " image *space"]) -> list[list[list[int]]]:
+    """For every image with calibration voxels, first and last end of the box around them along each axis."""
+    found = [box_around(image) for image in calibrates]
+    return [[[part.start, part.stop] for part in box] for box in found if box]

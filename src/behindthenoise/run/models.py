@@ -1,27 +1,48 @@
-"""Latents, projections and tokens on disk: plain numbers, nothing that could run code."""
+"""Samples of training voxels, projections and tokens on disk: plain numbers, nothing that could run code."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int
 
 from behindthenoise.core.tokens import Projection, TokenModel
 
 
-def write_latents(path: Path, latents: Float[np.ndarray, " n latent"], median: Float[np.ndarray, " n"]) -> None:
-    """Write one member's latents of the sampled voxels, and its median of the first channel there."""
+@dataclass(frozen=True)
+class Sample:
+    """
+    What one member says about sampled training voxels.
+
+    Attributes
+    ----------
+    voxels
+        Flat index of each voxel in (image, *space), rising.
+    latents
+        Latent vectors.
+    quantiles
+        Lower, median and upper quantile of every channel, in units of the clean image.
+    """
+
+    voxels: Int[np.ndarray, " n"]
+    latents: Float32[np.ndarray, " n latent"]
+    quantiles: Float32[np.ndarray, " 3 c n"]
+
+
+def write_sample(path: Path, sample: Sample) -> None:
+    """Write one member's sample."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, latents=latents, median=median)
+    np.savez(path, voxels=sample.voxels, latents=sample.latents, quantiles=sample.quantiles)
 
 
-def read_latents(paths: list[Path]) -> tuple[list[Float[np.ndarray, " n latent"]], Float[np.ndarray, " n"]]:
-    """Latents of every member, and the ensemble's median of the first channel."""
-    latents, medians = [], []
+def read_samples(paths: Sequence[Path]) -> list[Sample]:
+    """Every member's sample of the same voxels."""
+    found = []
     for path in paths:
         with np.load(path) as content:
-            latents.append(content["latents"])
-            medians.append(content["median"])
-    return latents, np.mean(medians, axis=0)
+            found.append(Sample(content["voxels"], content["latents"], content["quantiles"]))
+    return found
 
 
 def write_projection(path: Path, projection: Projection, explained: Float[np.ndarray, " component"]) -> None:

@@ -1,18 +1,19 @@
-"""Verb `predict`: one member's quantiles on calibration and test voxels, and its latents on a sample of training voxels."""
+"""Verb `predict`: one member's quantiles and latents on calibration and test voxels, and on a sample of training voxels."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float32, Int
 
 from behindthenoise.config import InferenceConfig
 from behindthenoise.core import inference, memory
 from behindthenoise.core.network import Network
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
-from behindthenoise.core.tiling import crop, tiles
+from behindthenoise.core.tiling import Tile, crop, tiles
 from behindthenoise.core.tokens import draw_sample
+from behindthenoise.errors import CalibrationError
 from behindthenoise.io import stores
 from behindthenoise.io.record import Countdown, file_digest, write_json
 from behindthenoise.run import models
@@ -22,10 +23,11 @@ from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
 
 LEVELS = ("lower", "median", "upper")
+TILING_TOLERANCE = 1e-3  # rounding in float32 makes 1e-6, in bfloat16 1e-4 of the data's spread
 
 
 def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, latents: Path, manifest: Path) -> None:
-    """Write the held-out quantiles, the sampled latents and the manifest."""
+    """Write the held-out quantiles and latents, the sample of training voxels and the manifest."""
     config = spec.part("inference", InferenceConfig)
     torch.set_num_threads(config.threads)
     loaded = store_of_pairs.read(pairs)
@@ -39,52 +41,90 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, lat
     shape = (*loaded.noisy.shape[:2], 3, *loaded.noisy.shape[2:])
     chunks = (1, 1, 3, channels, *[stores.CHUNK[len(core)]] * len(core))
     array = stores.create_array(group, "quantiles", shape, dtype="float32", chunks=chunks, dims=dims)
-    taken = Sample.empty(sample, loaded.mask.shape, network.architecture.latent)
+    latent = network.architecture.latent
+    vectors = stores.create_array(
+        group,
+        "latents",
+        (*shape[:2], latent, *shape[4:]),
+        dtype="float32",
+        chunks=(1, 1, latent, *chunks[4:]),
+        dims=("image", "scan", "latent", *loaded.geometry.space),
+    )
+    taken = Taken.empty(sample, loaded.mask.shape, latent, channels)
+    difference = tiling_difference(loaded, network, core)
     countdown = Countdown(shape[0] * shape[1], "fields")
     for done, (image, scan) in enumerate(np.ndindex(shape[:2]), start=1):
-        array[image, scan] = predict(loaded, network, core, (image, scan), taken if scan == 0 else None)
+        array[image, scan], vectors[image, scan] = predict(loaded, network, core, (image, scan), taken if scan == 0 else None)
         countdown.done(done)
-    models.write_latents(latents, taken.latents, taken.medians)
-    write_json(manifest, {"stage": "predict", "quantiles": stores.digest(array), "latents": file_digest(latents)})
+    models.write_sample(latents, models.Sample(sample, taken.latents, taken.quantiles))
+    digests = {"quantiles": stores.digest(array), "heldout_latents": stores.digest(vectors), "latents": file_digest(latents)}
+    write_json(manifest, {"stage": "predict", **digests, "tiling_difference": difference})
 
 
 @dataclass(frozen=True)
-class Sample:
+class Taken:
     """
-    Latents and medians of sampled voxels, filled tile by tile.
+    Latents and quantiles of sampled voxels, filled tile by tile.
 
     Attributes
     ----------
     slot
         Place of each voxel in the sample; -1 where it is not in it.
-    latents, medians
-        Latent vector, and median of the first channel.
+    latents, quantiles
+        As in `models.Sample`.
     """
 
     slot: Int[np.ndarray, " image *space"]
-    latents: Float[np.ndarray, " n latent"]
-    medians: Float[np.ndarray, " n"]
+    latents: Float32[np.ndarray, " n latent"]
+    quantiles: Float32[np.ndarray, " 3 c n"]
 
     @classmethod
-    def empty(cls, chosen: Int[np.ndarray, " n"], shape: tuple[int, ...], latent: int) -> "Sample":
+    def empty(cls, chosen: Int[np.ndarray, " n"], shape: tuple[int, ...], latent: int, channels: int) -> "Taken":
         """Room for the voxels with these flat indices."""
         slot = np.full(int(np.prod(shape)), -1)
         slot[chosen] = np.arange(len(chosen))
-        return cls(slot.reshape(shape), np.zeros((len(chosen), latent), np.float32), np.zeros(len(chosen), np.float32))
+        latents, quantiles = np.zeros((len(chosen), latent), np.float32), np.zeros((3, channels, len(chosen)), np.float32)
+        return cls(slot.reshape(shape), latents, quantiles)
 
-    def take(self, image: int, core: tuple[slice, ...], latents: np.ndarray, median: np.ndarray) -> None:
+    def take(self, image: int, core: tuple[slice, ...], latents: np.ndarray, quantiles: np.ndarray) -> None:
         """Keep what belongs to the sample of one tile's core."""
         slots = self.slot[image][core]
         wanted = slots >= 0
         self.latents[slots[wanted]] = latents[:, wanted].T
-        self.medians[slots[wanted]] = median[wanted]
+        self.quantiles[..., slots[wanted]] = quantiles[..., wanted]
+
+
+def tiling_difference(pairs: Pairs, network: Network, core: tuple[int, ...]) -> float:
+    """
+    Largest difference, in standard units, between medians of one tile and of smaller tiles in its place.
+
+    Raises
+    ------
+    CalibrationError
+        If it is more than rounding: intervals that are calibrated with one tiling would not hold with another.
+    """
+    held_out, halo = np.isin(pairs.split.role, (CALIBRATION, TEST)), network.architecture.halo
+    image = int(np.flatnonzero(held_out.reshape(len(held_out), -1).any(axis=1))[0])
+    large = next(tile for tile in tiles(pairs.shape, core, halo) if held_out[image][tile.core].any())
+    smaller = [min(memory.STEP, size) for size in pairs.shape]
+    starts = [part.start for part in large.core]
+    small = [tile for tile in tiles(pairs.shape, smaller, halo) if [part.start for part in tile.core] == starts]
+    whole, found = (run_tile(pairs, network, (image, 0), tile)[0][1] for tile in (large, *small))
+    within = tuple(slice(0, min(sizes)) for sizes in zip(whole.shape[1:], found.shape[1:], strict=True))
+    difference = float(np.abs(whole[(slice(None), *within)] - found[(slice(None), *within)]).max())
+    if difference > TILING_TOLERANCE:
+        raise CalibrationError(
+            f"predictions differ by {difference:.2g} standard units between two tilings, and may differ by {TILING_TOLERANCE:g}; "
+            "intervals would hold with one tiling alone; train the network again"
+        )
+    return difference
 
 
 def predict(
-    pairs: Pairs, network: Network, core: tuple[int, ...], field: tuple[int, int], sample: Sample | None
-) -> Float[np.ndarray, " 3 c *space"]:
+    pairs: Pairs, network: Network, core: tuple[int, ...], field: tuple[int, int], sample: Taken | None
+) -> tuple[Float32[np.ndarray, " 3 c *space"], Float32[np.ndarray, " latent *space"]]:
     """
-    Quantiles of one scan in physical units, NaN where a voxel neither calibrates nor tests.
+    Quantiles in physical units and latents of one scan, NaN where a voxel neither calibrates nor tests.
 
     Parameters
     ----------
@@ -93,17 +133,28 @@ def predict(
     sample
         What to fill with the latents of this scan; None if it is taken from another one.
     """
-    image, scan = field
+    image, _ = field
     held_out = np.isin(pairs.split.role[image], (CALIBRATION, TEST))
     quantiles = np.full((3, *pairs.noisy.shape[2:]), np.nan, np.float32)
+    vectors = np.full((network.architecture.latent, *pairs.shape), np.nan, np.float32)
     for tile in tiles(pairs.shape, core, network.architecture.halo):
         sampled = sample is not None and bool((sample.slot[image][tile.core] >= 0).any())
         if not held_out[tile.core].any() and not sampled:
             continue
-        noisy, mask = pairs.noisy[image, scan][(slice(None), *tile.read)], pairs.mask[image][tile.read]
-        raw, latents = inference.run_member(network, pairs.scale.standardise_noisy(noisy, mask, axis=0))
-        values = crop(pairs.scale.restore_clean(raw, axis=1), tile)
+        raw, latents = run_tile(pairs, network, field, tile)
+        values = pairs.scale.restore_clean(raw, axis=1)
         quantiles[stores.whole(quantiles, tile.core)] = np.where(held_out[tile.core], values, np.nan)
+        vectors[stores.whole(vectors, tile.core)] = np.where(held_out[tile.core], latents, np.nan)
         if sample is not None:
-            sample.take(image, tile.core, crop(latents, tile), values[1, 0])
-    return quantiles
+            sample.take(image, tile.core, latents, values)
+    return quantiles, vectors
+
+
+def run_tile(
+    pairs: Pairs, network: Network, field: tuple[int, int], tile: Tile
+) -> tuple[Float32[np.ndarray, " 3 c *core"], Float32[np.ndarray, " latent *core"]]:
+    """Quantiles in standard units and latents of one tile's core."""
+    image, scan = field
+    noisy, mask = pairs.noisy[image, scan][(slice(None), *tile.read)], pairs.mask[image][tile.read]
+    raw, latents = inference.run_member(network, pairs.scale.standardise_noisy(noisy, mask, axis=0))
+    return crop(raw, tile), crop(latents, tile)

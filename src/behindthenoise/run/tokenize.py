@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from behindthenoise.core import clustering
 from behindthenoise.core import tokens as tokenizing
 from behindthenoise.errors import ConfigError
@@ -12,10 +14,12 @@ from behindthenoise.stages import Spec
 
 def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path) -> None:
     """Write the centroids."""
-    vectors, median = models.read_latents(latents)
+    samples = models.read_samples(latents)
+    # tokens are numbered by the ensemble's median of the first channel
+    median = np.mean([sample.quantiles[1, 0] for sample in samples], axis=0)
     count = spec.get("tokens.count", int)
     if count > len(median):
         raise ConfigError(f"tokens.count is {count}, but only {len(median)} voxels are sampled; ask for fewer tokens")
-    sample = tokenizing.embed(models.read_projection(projection), vectors)
+    sample = tokenizing.embed(models.read_projection(projection), [sample.latents for sample in samples])
     models.write_tokens(tokens, clustering.fit_tokens(sample, median, count, spec.get("tokens.seed", int)))
     log(f"tokenize: {count} tokens from {len(sample)} voxels")

@@ -1,0 +1,124 @@
+"""What intervals promise, for which units, on which grounds: plain data and plain words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from behindthenoise.config import CalibrationConfig
+from behindthenoise.core.calibration.ranks import percent
+from behindthenoise.core.calibration.units import Kind
+
+
+@dataclass(frozen=True)
+class Basis:
+    """
+    What the calibration data are.
+
+    Attributes
+    ----------
+    kind
+        What a unit is.
+    edge
+        Edge of a block in voxels.
+    radius
+        Distance in voxels over which misses are correlated; 0 where images are the units.
+    units, fields
+        Number of units, and of fields with calibration voxels.
+    scans
+        Fast scans of one field; they share one clean image.
+    one_field
+        Whether the voxels of a field count as what their dependence leaves of them, in place of units.
+    groups
+        Classes of voxels with thresholds of their own, for the channel that has most.
+    grouped_by
+        Names of what groups depend on; empty for one threshold per channel.
+    """
+
+    kind: Kind
+    edge: int
+    radius: int
+    units: int
+    fields: int
+    scans: int
+    one_field: bool
+    groups: int
+    grouped_by: tuple[str, ...]
+
+
+def statement(config: CalibrationConfig, basis: Basis) -> str:
+    """The promise in one or two sentences."""
+    share, kind, grounds = percent(1 - config.miscoverage), basis.kind, f"{basis.units} calibration {basis.kind}s"
+    groups = f" and each group of voxels (by {' and '.join(basis.grouped_by)})" if basis.grouped_by else ""
+    pixels = f"{share} of the pixels of each channel{groups}"
+    sure = percent(1 - config.allowed_failure)
+    single = f"A single {kind}, structure or pixel may be covered less often."
+    if config.guarantee == "pac" and basis.one_field:
+        fields = "one field" if basis.fields == 1 else f"{basis.fields} fields"
+        return (
+            f"With {sure} confidence, at least {pixels} lie inside their interval, on average over more of the same material. "
+            f"The promise is about this specimen: {fields} cannot show how another one differs."
+        )
+    if config.guarantee in ("pac", "rcps"):
+        return (
+            f"With {sure} confidence in the {grounds}, at least {pixels} lie inside their interval, on average over new {kind}s. "
+            f"{single}"
+        )
+    if config.guarantee == "crc":
+        return (
+            f"At least {pixels} are expected inside their interval in new {kind}s, averaged also over the draw of the {grounds}. "
+            f"{single}"
+        )
+    if config.guarantee == "tolerance":
+        most = percent(1 - config.allowed_shortfall)
+        return f"In at least {most} of new {kind}s, at least {pixels} lie inside their interval; chosen on {grounds}."
+    return (
+        f"{pixels[0].upper()}{pixels[1:]} lie inside their interval on the calibration data. For new data nothing is promised: "
+        "that would take pixels that do not depend on each other."
+    )
+
+
+def assumptions(config: CalibrationConfig, basis: Basis) -> list[str]:
+    """Everything that must be true for the statement to hold."""
+    kind = basis.kind
+    found = [
+        f"New {kind}s are exchangeable with the calibration {kind}s: same kind of specimen, instrument, dose and selection.",
+        "New voxels are predicted by the same networks; how a field is cut into tiles changes nothing.",
+        "The clean image is taken as the truth: the intervals cover what it shows, its own noise included.",
+        "No calibration voxel was used to train, stop or choose a network, to fit tokens, or to fix constants.",
+    ]
+    if config.guarantee == "pac":
+        what = "the misses of a field depend on each other" if basis.one_field else f"{kind}s differ"
+        found.append(
+            f"How much {what} is estimated from the calibration data themselves: right for many, checked by simulation for few "
+            "(docs/guarantees.md)."
+        )
+    if kind == "block" and not basis.one_field:
+        found.append(
+            f"Blocks of {basis.edge} voxels are neighbours; misses are correlated over {basis.radius} voxels. They show how intervals "
+            "hold on the rest of this field, not how another specimen differs."
+        )
+    if basis.scans > 1:
+        found.append(
+            f"The {basis.scans} scans of a field share one clean image: they repeat the noise but not the structure, and are one "
+            "structural unit."
+        )
+    if basis.grouped_by:
+        shared = f"the probability to fail is shared among {basis.groups} of them, so that all hold at once"
+        alone = "the promise is for each by itself"
+        found.append(
+            "Groups are found from predictions alone, by rules fixed on training voxels; "
+            f"{shared if config.guarantee in ('pac', 'rcps') else alone}."
+        )
+    return found
+
+
+def warnings(config: CalibrationConfig, basis: Basis, flagged: Sequence[str]) -> list[str]:
+    """What was noticed that weakens the promise."""
+    found = list(flagged)
+    if basis.kind == "block" and not basis.one_field and basis.edge < 3 * basis.radius:
+        found.append(
+            f"Blocks of {basis.edge} voxels are short: misses are correlated over {basis.radius} voxels, so neighbouring blocks "
+            f"depend on each other; blocks of {3 * basis.radius} would not."
+        )
+    if config.guarantee == "pooled":
+        found.append("Guarantee 'pooled' counts every pixel as independent, which those of an image are not: it promises nothing.")
+    return found

@@ -1,0 +1,114 @@
+"""How much the misses inside one field depend on each other, group by group, on a part of it that fits into memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int16
+
+from behindthenoise.core.calibration.dependence import Range, integral_range
+
+# Voxels that are looked at: 512 x 512, or 64 x 64 x 64. Correlations reach a few dozen voxels, and each group takes a transform.
+LARGEST = 1 << 18
+# Shares of misses at which dependence is measured; between two of them the stronger one counts.
+MISSES = (0.5, 0.25, 0.1, 0.05, 0.025, 0.01)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """
+    One channel and side of one field.
+
+    Attributes
+    ----------
+    scores
+        Scores of all scans; anything where `group` is -1.
+    group
+        Group of every voxel in every scan; -1 where it does not calibrate.
+    """
+
+    scores: Float32[np.ndarray, " scan *space"]
+    group: Int16[np.ndarray, " scan *space"]
+
+
+def middle(box: tuple[slice, ...], largest: int) -> tuple[slice, ...]:
+    """The middle of a box, its longest axes cut down to one length so that at most `largest` voxels are left."""
+    sizes = [part.stop - part.start for part in box]
+    edge = max(sizes)
+    while prod(min(size, edge) for size in sizes) > largest:
+        edge -= 1
+    kept = [min(size, edge) for size in sizes]
+    starts = [part.start + (size - keep) // 2 for part, size, keep in zip(box, sizes, kept, strict=True)]
+    return tuple(slice(start, start + keep) for start, keep in zip(starts, kept, strict=True))
+
+
+def correlation_radius(parts: Sequence[Part], miss: float) -> int:
+    """Distance in voxels over which misses are correlated, whatever their group."""
+    return _range(parts, _residuals(parts, [part.group >= 0 for part in parts], miss)).radius
+
+
+def effects(parts: Sequence[Part], groups: int) -> Float64[np.ndarray, " group miss"]:
+    """
+    Pixels for each independent one, by group and share of misses (`MISSES`); at least 1, NaN for a group that does not occur.
+
+    A scan of a voxel that is missed counts 1 - miss, one that is covered -miss, and one of another group nothing. The variance
+    of the sum of such a map is its voxels times its variance times its integral range; independent pixels would have
+    miss (1 - miss) each. Scans of one voxel are added up first, because they share its clean value.
+    """
+    found = np.full((groups, len(MISSES)), np.nan)
+    for group in range(groups):
+        chosen = [part.group == group for part in parts]
+        count = sum(int(where.sum()) for where in chosen)
+        for index, miss in enumerate(MISSES):
+            if count * miss >= 1:
+                residuals = _residuals(parts, chosen, miss)
+                spread = _range(parts, residuals)
+                voxels = sum(int(_valid(part).sum()) for part in parts)
+                variance = voxels * spread.variance * spread.range_voxels
+                found[group, index] = max(variance / (miss * (1 - miss) * count), 1.0)
+    return found
+
+
+def effect_at(measured: Float[np.ndarray, " miss"], miss: float) -> float:
+    """
+    Pixels for each independent one at any share of misses: the larger of the two that were measured around it.
+
+    Outside the measured shares, and where nothing was measured, the nearest that was; NaN where there is none.
+    """
+    known = np.flatnonzero(np.isfinite(measured))
+    if not known.size:
+        return float("nan")
+    shares = np.array(MISSES)[known]
+    around = [shares[shares >= miss].min(initial=np.inf), shares[shares <= miss].max(initial=-np.inf)]
+    chosen = [measured[known][shares == share][0] for share in around if np.isfinite(share)]
+    return float(max(chosen))
+
+
+def union_effect(effects: Sequence[float], pixels: Sequence[int]) -> float:
+    """
+    Upper bound of the effect of several groups taken together, however their misses depend on each other.
+
+    The standard deviation of a sum is at most the sum of the standard deviations (Minkowski).
+    """
+    deviation = sum(np.sqrt(effect * count) for effect, count in zip(effects, pixels, strict=True))
+    return float(deviation**2 / sum(pixels))
+
+
+def _residuals(parts: Sequence[Part], chosen: Sequence[Bool[np.ndarray, " scan *space"]], miss: float) -> list[np.ndarray]:
+    """For every part, misses beyond the expected share, added up over the scans of a voxel."""
+    pooled = np.concatenate([part.scores[where] for part, where in zip(parts, chosen, strict=True)])
+    threshold = np.quantile(pooled, 1 - miss, method="inverted_cdf")
+    return [
+        ((part.scores > threshold) & where).sum(axis=0) - miss * where.sum(axis=0)
+        for part, where in zip(parts, chosen, strict=True)
+    ]
+
+
+def _range(parts: Sequence[Part], residuals: Sequence[np.ndarray]) -> Range:
+    return integral_range([(residual, _valid(part)) for part, residual in zip(parts, residuals, strict=True)])
+
+
+def _valid(part: Part) -> Bool[np.ndarray, " *space"]:
+    """Voxels that calibrate."""
+    return np.asarray((part.group >= 0).any(axis=0))

@@ -1,0 +1,219 @@
+"""From counted scores to the thresholds of every group, and back from thresholds to intervals."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from behindthenoise.config import CalibrationConfig
+from behindthenoise.core.calibration import selection
+from behindthenoise.core.calibration.groups import Groups, Merging, merge
+from behindthenoise.core.calibration.guarantees import GUARANTEES, Found, Request
+from behindthenoise.core.calibration.histogram import Histogram, merged
+from behindthenoise.core.calibration.scores import Kind, Score, apply
+from behindthenoise.core.calibration.selection import Chunks
+from behindthenoise.core.calibration.survey import effect_at, union_effect
+from behindthenoise.errors import CalibrationError
+
+# A group worth fewer independent pixels than this shares the threshold of its neighbour.
+FEWEST_EFFECTIVE = 30
+
+Support = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """
+    All it takes to turn quantiles into intervals that hold.
+
+    Attributes
+    ----------
+    scores
+        Kind and constants of the score of every channel.
+    groups
+        How voxels are grouped, by channel.
+    thresholds
+        Of every channel; those of groups that were merged are alike.
+    """
+
+    scores: tuple[Score, ...]
+    groups: tuple[Groups, ...]
+    thresholds: tuple[Float32[np.ndarray, " side group"], ...]
+
+    def interval(
+        self,
+        channel: int,
+        quantiles: Float32[np.ndarray, " 3 *shape"],
+        token: np.ndarray,
+        spread: Float32[np.ndarray, " *shape"],
+        support: Support,
+    ) -> tuple[Float32[np.ndarray, " *shape"], Float32[np.ndarray, " *shape"]]:
+        """Ends of the calibrated interval of one channel; `token` may be anything where groups do not ask for it."""
+        score = self.scores[channel]
+        group = self.groups[channel].ids(np.median(quantiles, axis=0), token)
+        return apply(score, quantiles, self.thresholds[channel][:, group], support, spread)
+
+
+def kind_of(asked: str, value_unit: str) -> Kind:
+    """Kind of score: the one asked for; `auto` takes both sides apart for counts, whose errors are skewed."""
+    if asked != "auto":
+        return asked  # type: ignore[return-value]  # the configuration has checked that it is a kind
+    return "asymmetric" if value_unit == "counts" else "cqr"
+
+
+def request(config: CalibrationConfig, sides: int, groups: int = 1, effective: float | None = None) -> Request:
+    """
+    What one side of one group has to promise, so that all sides and groups together keep the promise of the configuration.
+
+    Parameters
+    ----------
+    sides
+        Each side takes its share of the misses, and of the probability to fail.
+    groups
+        Each group takes its share of the probability to fail: all of them hold at once (union bound).
+    effective
+        Independent pixels that a field is worth; None takes the variance between units.
+    """
+    return Request(
+        config.miscoverage / sides, config.allowed_failure / (sides * groups), config.allowed_shortfall / sides, effective
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """
+    Counted scores of one channel.
+
+    Attributes
+    ----------
+    sides
+        For each side of the score the histogram of every group that occurs.
+    names, places
+        Of all groups: in words, and a point for each.
+    effects
+        Pixels for each independent one, at the shares of misses in `survey.MISSES`; NaN takes the variance between units.
+    """
+
+    sides: tuple[Mapping[int, Histogram], ...]
+    names: Sequence[str]
+    places: Float64[np.ndarray, " group d"]
+    effects: Float64[np.ndarray, " side group miss"]
+    _joined: dict[tuple[int, tuple[int, ...]], Histogram] = field(default_factory=dict, repr=False)
+
+    @property
+    def pixels(self) -> Int64[np.ndarray, " group"]:
+        """Scores of each group."""
+        return np.array([self.sides[0][group].total if group in self.sides[0] else 0 for group in range(len(self.names))], np.int64)
+
+    def together(self, side: int, members: Sequence[int]) -> Histogram:
+        """Scores of several groups as one."""
+        key = (side, tuple(members))
+        if key not in self._joined:
+            self._joined[key] = merged([self.sides[side][group] for group in members if group in self.sides[side]])
+        return self._joined[key]
+
+    def whole(self) -> list[Histogram]:
+        """Scores of all groups as one, for each side."""
+        return [self.together(side, range(len(self.names))) for side in range(len(self.sides))]
+
+    def find(self, config: CalibrationConfig, side: int, members: Sequence[int], classes: int) -> Found:
+        """
+        What the guarantee says of some groups taken together.
+
+        Raises
+        ------
+        CalibrationError
+            If they cannot carry it.
+        """
+        return GUARANTEES[config.guarantee](self.together(side, members), self.asked(config, side, members, classes))
+
+    def asked(self, config: CalibrationConfig, side: int, members: Sequence[int], classes: int) -> Request:
+        """What some groups have to promise where so many classes of them share the probability to fail."""
+        sides = len(self.sides)
+        return request(config, sides, classes, self.effective(side, members, float(config.miscoverage / sides)))
+
+    def effective(self, side: int, members: Sequence[int], miss: float) -> float | None:
+        """Independent pixels that several groups are worth together; None where the variance between units says it."""
+        if not np.isfinite(self.effects[side]).any():
+            return None
+        # where a group is too rare to be measured, the strongest dependence of the others stands for it
+        worst = max(effect_at(row, miss) for row in self.effects[side] if np.isfinite(row).any())
+        present = [group for group in members if group in self.sides[side]]
+        found = [effect_at(self.effects[side, group], miss) for group in present]
+        counts = [self.sides[side][group].total for group in present]
+        return sum(counts) / union_effect([worst if np.isnan(effect) else effect for effect in found], counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """
+    Thresholds of one channel.
+
+    Attributes
+    ----------
+    thresholds
+        One for each side and group.
+    merging
+        Which groups share theirs.
+    records
+        For each class of groups and each side, the grounds of its threshold, for the certificate.
+    """
+
+    thresholds: Float32[np.ndarray, " side group"]
+    merging: Merging
+    records: list[dict[str, object]]
+
+
+def choose(
+    config: CalibrationConfig, counted: Counted, merging: Merging, chunks: Callable[[int, Sequence[int]], Chunks] | None = None
+) -> Chosen:
+    """
+    Thresholds of every group of one channel.
+
+    Parameters
+    ----------
+    merging
+        Which groups share a threshold; `merging_of` finds it.
+    chunks
+        For a side and some groups, the scores themselves, to be read again where buckets hold several values; None takes the
+        buckets' upper ends, which are valid and a little wide.
+
+    Raises
+    ------
+    CalibrationError
+        If a class of groups cannot carry the guarantee; the message says how many units it takes.
+    """
+    sides, classes = len(counted.sides), merging.members
+    found = np.empty((sides, len(counted.names)), np.float32)
+    records: list[dict[str, object]] = []
+    for members in classes:
+        for side in range(sides):
+            chosen = counted.find(config, side, members, len(classes))
+            if chunks is not None:
+                asked = counted.asked(config, side, members, len(classes))
+                guarantee = partial(_given, GUARANTEES[config.guarantee], asked)
+                chosen = selection.exact(counted.together(side, members), guarantee, chunks(side, members))[0]
+            found[side, list(members)] = chosen.threshold
+            names = [counted.names[group] for group in members if counted.pixels[group]]
+            records.append({"groups": names, "side": side, "threshold": chosen.threshold, **chosen.record})
+    return Chosen(found, merging, records)
+
+
+def merging_of(config: CalibrationConfig, counted: Counted) -> Merging:
+    """Classes of groups that are large enough for the guarantee; the promise is shared among all groups that occur."""
+    occurring = int(np.count_nonzero(counted.pixels))
+
+    def is_large(members: tuple[int, ...]) -> bool:
+        try:
+            records = [counted.find(config, side, members, occurring).record for side in range(len(counted.sides))]
+        except CalibrationError:
+            return False
+        return all(float(str(record.get("effective_samples", FEWEST_EFFECTIVE))) >= FEWEST_EFFECTIVE for record in records)
+
+    return merge(counted.names, counted.places, counted.pixels, is_large)
+
+
+def _given(guarantee: Callable[[Histogram, Request], Found], asked: Request, histogram: Histogram) -> Found:
+    return guarantee(histogram, asked)

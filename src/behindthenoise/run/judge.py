@@ -1,0 +1,222 @@
+"""Rows of the evaluation's tables: one channel's test voxels against their intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, Integer, UInt8
+
+from behindthenoise.core import metrics
+from behindthenoise.core.calibration import reference
+from behindthenoise.core.calibration.thresholds import Calibration, Support
+from behindthenoise.io.tables import Value
+
+Row = dict[str, Value]
+SEED = 0  # of what is resampled; the tables of a run can be made again
+JUDGED_LEVELS = 1 << 20  # voxels that all levels are judged on: 99 intervals each
+
+
+@dataclass(frozen=True, eq=False)
+class Test:
+    """
+    Test voxels of one channel with their calibrated interval; the median lies inside it.
+
+    Attributes
+    ----------
+    quantiles, spread, noisy, truth, token
+        As in `heldout.Piece`.
+    unit
+        Block or image of each voxel.
+    lower, upper
+        Ends of the calibrated interval.
+    """
+
+    quantiles: Float32[np.ndarray, " 3 n"]
+    spread: Float32[np.ndarray, " n"]
+    noisy: Float32[np.ndarray, " n"]
+    truth: Float32[np.ndarray, " n"]
+    token: UInt8[np.ndarray, " n"]
+    unit: Int64[np.ndarray, " n"]
+    lower: Float32[np.ndarray, " n"]
+    upper: Float32[np.ndarray, " n"]
+
+    @property
+    def median(self) -> Float32[np.ndarray, " n"]:
+        """Denoised values."""
+        return np.asarray(np.clip(self.quantiles[1], self.lower, self.upper))
+
+    @property
+    def width(self) -> Float32[np.ndarray, " n"]:
+        """Widths of the intervals."""
+        return np.asarray(self.upper - self.lower)
+
+    @property
+    def inside(self) -> Bool[np.ndarray, " n"]:
+        """True where the truth lies in its interval."""
+        return metrics.covers(self.lower, self.upper, self.truth)
+
+
+def summary(test: Test, noisy: tuple[np.ndarray, np.ndarray], miscoverage: Fraction) -> Row:
+    """One channel on all test voxels. The noisy scan's own interval is calibrated by the same method on the same voxels."""
+    inside, width, median, random = test.inside, test.width, test.median, np.random.default_rng(SEED)
+    ids, hits, counts = metrics.unit_coverage(inside, test.unit)
+    low, high = metrics.coverage_interval(hits, counts, random)
+    spread, missed = metrics.unit_spread(hits, counts), metrics.misses(test.lower, test.upper, test.truth)
+    noisy_width = mean_width(*noisy)
+    slab = metrics.worst_slab(np.stack([median, width, test.spread], axis=1), inside, test.unit, random)
+    sorted_out = metrics.sparsification(width, median - test.truth, random)
+    drawn = metrics.subsample(len(width), JUDGED_LEVELS, random)
+    noise = float(np.std(test.noisy - test.truth, dtype=np.float64))
+    return {
+        "coverage": float(inside.mean()),
+        "coverage_low": low,
+        "coverage_high": high,
+        "pixels": int(test.truth.size),
+        "units": len(ids),
+        "unit_least": spread.least,
+        "unit_five_percent": spread.five_percent,
+        "unit_median": spread.median,
+        "missed_below": missed.below / missed.voxels,
+        "missed_above": missed.above / missed.voxels,
+        "slab_coverage": slab.coverage,
+        "width": mean_width(test.lower, test.upper),
+        "width_median": float(np.median(width)),
+        "noisy_width": noisy_width,
+        "width_reduction": noisy_width / mean_width(test.lower, test.upper) if width.any() else float("nan"),
+        "gaussian_reduction": metrics.width_reduction(
+            mean_width(test.lower, test.upper), metrics.gaussian_width(noise, miscoverage)
+        ),
+        "noisy_coverage": metrics.coverage(*noisy, test.truth),
+        "interval_score": metrics.interval_score(test.lower, test.upper, test.truth, miscoverage),
+        "ause": sorted_out.area,
+        "width_error_correlation": metrics.spearman(width[drawn], np.abs(median - test.truth)[drawn]),
+        "correlation_noisy": metrics.pearson(test.noisy, test.truth),
+        "correlation": metrics.pearson(median, test.truth),
+        "psnr_noisy": metrics.psnr(test.noisy, test.truth),
+        "psnr": metrics.psnr(median, test.truth),
+    }
+
+
+def by_group(test: Test, group: Integer[np.ndarray, " n"], count: int) -> list[Row]:
+    """Coverage with its interval, and width, of the voxels of each group; groups without any are left out."""
+    ids, unit = np.unique(test.unit, return_inverse=True)
+    hits, counts = metrics.hit_table(test.inside, unit, group, (len(ids), count))
+    band = metrics.coverage_band(hits, counts, np.random.default_rng(SEED))
+    pixels, widths = counts.sum(axis=0), np.bincount(group, test.width, count)
+    return [
+        {
+            "group": index,
+            "coverage": float(band.coverage[index]),
+            "coverage_low": float(band.low[index]),
+            "coverage_high": float(band.high[index]),
+            "pixels": int(pixels[index]),
+            "units": int((counts[:, index] > 0).sum()),
+            "width": float(widths[index] / pixels[index]),
+        }
+        for index in np.flatnonzero(pixels).tolist()
+    ]
+
+
+def by_intensity(test: Test) -> list[Row]:
+    """Groups are tenths of the predicted median."""
+    return _by_tenths(test, test.median)
+
+
+def by_width(test: Test) -> list[Row]:
+    """Groups are tenths of the width."""
+    return _by_tenths(test, test.width)
+
+
+def by_token(test: Test) -> list[Row]:
+    """Groups are tokens."""
+    rows = by_group(test, test.token, int(test.token.max(initial=0)) + 1)
+    return [{"token": row.pop("group"), **row} for row in rows]
+
+
+def by_unit(test: Test) -> list[Row]:
+    """Coverage of every test block or image."""
+    ids, hits, counts = metrics.unit_coverage(test.inside, test.unit)
+    return [
+        {"unit": int(unit), "coverage": hit / count, "pixels": int(count)}
+        for unit, hit, count in zip(ids, hits.tolist(), counts.tolist(), strict=True)
+    ]
+
+
+def by_level(
+    test: Test, channel: int, levels: Sequence[tuple[float, Calibration]], support: Support
+) -> tuple[list[Row], list[Row], Row]:
+    """
+    Reliability at every level, the histogram of the probability integral transform, and scores of the whole distribution.
+
+    Parameters
+    ----------
+    levels
+        Nominal coverage with the calibration that it takes, rising.
+    """
+    drawn = metrics.subsample(test.truth.size, JUDGED_LEVELS, np.random.default_rng(SEED))
+    quantiles, truth, spread, token = test.quantiles[:, drawn], test.truth[drawn], test.spread[drawn], test.token[drawn]
+    ids, unit = np.unique(test.unit[drawn], return_inverse=True)
+    counts = np.bincount(unit, minlength=len(ids))
+    hits, widths, losses, nominal = [], [], {0.5: metrics.pinball_sum(np.sort(quantiles, axis=0)[1], truth, 0.5)}, []
+    transform = np.full(truth.size, 0.5)
+    for level, calibration in levels:
+        lower, upper = calibration.interval(channel, quantiles, token, spread, support)
+        if not np.isfinite(upper - lower).all():
+            continue
+        inside = metrics.covers(lower, upper, truth)
+        nominal.append(level)
+        hits.append(np.bincount(unit[inside], minlength=len(ids)))
+        widths.append(mean_width(lower, upper))
+        for end, at in ((lower, (1 - level) / 2), (upper, (1 + level) / 2)):
+            losses[at] = metrics.pinball_sum(end, truth, at)
+        # the last level whose interval misses the truth tells where in the distribution it lies
+        transform[truth < lower] = (1 - level) / 2
+        transform[truth > upper] = (1 + level) / 2
+    band = metrics.coverage_band(np.array(hits).T, counts[:, None], np.random.default_rng(SEED))
+    reliability: list[Row] = [
+        {"level": level, "coverage": float(found), "coverage_low": float(low), "coverage_high": float(high), "width": width}
+        for level, found, low, high, width in zip(nominal, band.coverage, band.low, band.high, widths, strict=True)
+    ]
+    shares = metrics.pit_counts(transform) / truth.size
+    histogram: list[Row] = [
+        {"from": index / 20, "to": (index + 1) / 20, "share": float(share)} for index, share in enumerate(shares)
+    ]
+    known = np.array(sorted(losses))
+    pinball = np.array([losses[one] for one in known.tolist()]) / truth.size
+    scores: Row = {"crps": metrics.crps(pinball, known), "weighted_interval_score": metrics.weighted_interval_score(pinball)}
+    return reliability, histogram, scores
+
+
+def reference_noise(test: Test, miscoverage: Fraction) -> list[Row]:
+    """What the counting noise of the clean image implies, in tenths of the predicted median."""
+    edges = metrics.decile_edges(test.quantiles[1])
+    sums = reference.from_counts(test.truth, test.quantiles[1], edges)
+    return [
+        {
+            "bin": index,
+            "from": max(row.low, float(test.quantiles[1].min())),
+            "to": min(row.high, float(test.quantiles[1].max())),
+            "pixels": row.voxels,
+            "residual_variance": row.residual_variance,
+            "noise_variance": row.noise_variance,
+            "noise_share": row.share,
+            "signal_coverage": row.implied_coverage,
+            "width_factor": row.width_factor,
+        }
+        for index, row in enumerate(reference.reference_noise(sums, edges, miscoverage))
+        if row.voxels
+    ]
+
+
+def mean_width(lower: np.ndarray, upper: np.ndarray) -> float:
+    """Mean width of intervals, in units of the clean image."""
+    return float((upper - lower).mean(dtype=np.float64))
+
+
+def _by_tenths(test: Test, values: np.ndarray) -> list[Row]:
+    edges = metrics.decile_edges(values)
+    # the outer bins have no end; the data's own ends are what a figure can show
+    borders = [float(values.min()), *edges.tolist(), float(values.max())]
+    rows = by_group(test, metrics.bin_of(values, edges), len(edges) + 1)
+    return [{"bin": (index := int(row.pop("group"))), "from": borders[index], "to": borders[index + 1], **row} for row in rows]

@@ -1,0 +1,125 @@
+"""What `score` leaves for `calibrate`: counted scores, how strongly misses depend on each other, and the constants behind them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from behindthenoise.core.calibration.groups import Groups
+from behindthenoise.core.calibration.histogram import Histogram
+from behindthenoise.core.calibration.scores import Score
+from behindthenoise.core.calibration.scores import scores as conformity
+from behindthenoise.core.calibration.thresholds import Counted
+from behindthenoise.core.calibration.units import Kind
+from behindthenoise.run.heldout import Piece
+
+
+def score_piece(
+    scores: Sequence[Score], groups: Sequence[Groups], piece: Piece, channel: int
+) -> tuple[Float32[np.ndarray, " side n"], Int64[np.ndarray, " n"]]:
+    """Scores by side, and groups, of a piece's voxels in one channel."""
+    quantiles = piece.quantiles[:, channel]
+    group = groups[channel].ids(np.median(quantiles, axis=0), piece.token)
+    return conformity(scores[channel], quantiles, piece.truth[channel], piece.spread[channel]), group
+
+
+class Cell(NamedTuple):
+    """What has a histogram of its own."""
+
+    channel: int
+    side: int
+    group: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """
+    Sufficient statistics of the calibration voxels: every threshold, at any level, follows from them without an image.
+
+    Attributes
+    ----------
+    scores
+        Kind and constants of every channel.
+    groups
+        How voxels are grouped, by channel: bins of intensity have the channel's own edges.
+    places
+        Where the groups lie, for finding neighbours.
+    histograms
+        Scores by unit, for every channel, side and group that occurs.
+    noisy
+        Scores of the noisy scan taken as its own prediction, for every channel.
+    effects
+        Pixels for each independent one, at the shares of misses in `survey.MISSES`; NaN where images are the units.
+    unit_kind, unit_edge, radius
+        What a unit is, the edge of a block in voxels, and the distance in voxels over which misses are correlated.
+    """
+
+    scores: tuple[Score, ...]
+    groups: tuple[Groups, ...]
+    places: tuple[Float64[np.ndarray, " group d"], ...]
+    histograms: dict[Cell, Histogram]
+    noisy: tuple[Histogram, ...]
+    effects: Float64[np.ndarray, " channel side group miss"]
+    unit_kind: Kind
+    unit_edge: int
+    radius: int
+
+    def counted(self, channel: int) -> Counted:
+        """The counts of one channel."""
+        groups = self.groups[channel]
+        sides = range(self.scores[channel].sides)
+        found = tuple(
+            {cell.group: histogram for cell, histogram in self.histograms.items() if (cell.channel, cell.side) == (channel, side)}
+            for side in sides
+        )
+        return Counted(found, groups.names, self.places[channel], self.effects[channel, :, : groups.count])
+
+
+def write(path: Path, scored: Scored) -> None:
+    """Store as plain arrays, and a line of JSON for what is none."""
+    meta = {
+        "scores": [asdict(score) for score in scored.scores],
+        "tokens": [groups.tokens for groups in scored.groups],
+        "unit": [scored.unit_kind, scored.unit_edge, scored.radius],
+    }
+    arrays = {"effects": scored.effects, "meta": np.array(json.dumps(meta))}
+    for channel, (groups, places) in enumerate(zip(scored.groups, scored.places, strict=True)):
+        arrays[f"places/{channel}"] = places
+        if groups.edges is not None:
+            arrays[f"edges/{channel}"] = groups.edges
+    for cell, histogram in scored.histograms.items():
+        arrays |= {f"scores/{cell.channel}/{cell.side}/{cell.group}/{name}": part for name, part in histogram.as_arrays().items()}
+    for channel, histogram in enumerate(scored.noisy):
+        arrays |= {f"noisy/{channel}/{name}": part for name, part in histogram.as_arrays().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for flags
+
+
+def read(path: Path) -> Scored:
+    """Read what `write` has stored."""
+    with np.load(path) as content:
+        arrays = dict(content)
+    meta = json.loads(str(arrays["meta"]))
+    channels = range(len(meta["scores"]))
+    cells = sorted({Cell(*map(int, name.split("/")[1:4])) for name in arrays if name.startswith("scores/")})
+    kind, edge, radius = meta["unit"]
+    return Scored(
+        tuple(Score(**score) for score in meta["scores"]),
+        tuple(Groups(arrays.get(f"edges/{channel}"), meta["tokens"][channel]) for channel in channels),
+        tuple(arrays[f"places/{channel}"] for channel in channels),
+        {cell: _histogram(arrays, f"scores/{cell.channel}/{cell.side}/{cell.group}") for cell in cells},
+        tuple(_histogram(arrays, f"noisy/{channel}") for channel in channels),
+        arrays["effects"],
+        kind,
+        edge,
+        radius,
+    )
+
+
+def _histogram(arrays: dict[str, np.ndarray], prefix: str) -> Histogram:
+    start = f"{prefix}/"
+    return Histogram.from_arrays({name.removeprefix(start): part for name, part in arrays.items() if name.startswith(start)})
