@@ -107,12 +107,14 @@ def found(guarantee: str, sample: Histogram, request: Request = REQUEST) -> floa
         return np.inf
 
 
-def outcomes(images: Histogram, samples: Iterable[Histogram], request: Request = REQUEST) -> dict[str, np.ndarray]:
+def outcomes(
+    images: Histogram, samples: Iterable[Histogram], request: Request = REQUEST, guarantees: Iterable[str] = tuple(GUARANTEES)
+) -> dict[str, np.ndarray]:
     """By guarantee, for each sample: true mean coverage, share of new units with enough, width over the oracle's; (3, sample)."""
     covered = np.cumsum(images.pooled()) / images.total
     values = np.array([images.value(bucket) for bucket in range(images.upper.size)])
     oracle = values[np.searchsorted(covered, float(1 - request.miscoverage))]
-    rows: dict[str, list[tuple[float, float, float]]] = {guarantee: [] for guarantee in GUARANTEES}
+    rows: dict[str, list[tuple[float, float, float]]] = {guarantee: [] for guarantee in guarantees}
     for sample in samples:
         for guarantee, outcome in rows.items():
             threshold = found(guarantee, sample, request)

@@ -92,8 +92,9 @@ def test_the_ensemble_is_the_mean_of_its_members_and_the_projection_of_their_joi
     networks, projection = ensemble
     tile = random.normal(size=(2, *[9] * (ndim - 1), 11)).astype(np.float32)
     members = [run_member(network, tile) for network in networks]
-    quantiles, embedding = run_ensemble(networks, projection, tile)
+    quantiles, spread, embedding = run_ensemble(networks, projection, tile)
     np.testing.assert_allclose(quantiles, np.mean([member for member, _ in members], axis=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(spread, np.std([member[1] for member, _ in members], axis=0), rtol=1e-4, atol=1e-5)
     joined = np.concatenate([latent for _, latent in members])
     matrix = np.concatenate(projection.matrices, axis=1)
     offset = projection.offset.reshape(-1, *[1] * ndim)

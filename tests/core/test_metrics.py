@@ -90,7 +90,7 @@ def test_the_coverage_interval_holds_for_dependent_voxels():
 
 
 def test_the_coverage_interval_weighs_units_by_their_voxels():
-    low, high = coverage_interval(np.array([0] + [1000] * 9), np.array([10] + [1000] * 9), np.random.default_rng(0))
+    low, high = coverage_interval(np.array([0] + [1000] * 29), np.array([10] + [1000] * 29), np.random.default_rng(0))
     assert (low, high) == (pytest.approx(1, abs=0.01), 1)  # the bad unit is drawn up to thrice, but is small
     hits, counts = np.array([90, 9, 45]), np.array([100, 10, 50])
     assert coverage_interval(hits, counts, np.random.default_rng(0)) == (pytest.approx(0.9), pytest.approx(0.9))

@@ -9,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from behindthenoise.core.calibration.groups import Groups
+from behindthenoise.core.calibration.scores import Score
+from behindthenoise.core.calibration.thresholds import Calibration
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.tiling import tiles
 from behindthenoise.core.tokens import TokenModel
 from behindthenoise.errors import StoreError
 from behindthenoise.io import stores
 from behindthenoise.io.geometry import Geometry
-from behindthenoise.io.volumes import Volume, create_ome, create_quantiles, read_layout
+from behindthenoise.io.volumes import RAW, Volume, create_ome, create_quantiles, read_layout
 from behindthenoise.run.finish import assigned, calibrated, expect_complete, mean_of_data, write_pyramid
 
 blocks = hnp.arrays(np.float32, (2, 4, 6), elements=st.one_of(st.floats(-100, 100, width=32), st.just(np.float32(np.nan))))
@@ -31,11 +34,14 @@ def test_a_coarse_voxel_is_the_mean_of_what_carries_data(values):
 
 @given(
     hnp.arrays(np.float32, (3, 2, 5), elements=st.floats(-50, 50, width=32)),
-    st.floats(-20, 20, width=32),
+    hnp.arrays(np.float32, (2, 3), elements=st.floats(-20, 20, width=32)),
+    hnp.arrays(np.uint8, 5, elements=st.integers(0, 3)),
     st.sampled_from([None, 0.0]),
 )
-def test_a_finished_voxel_has_its_median_inside_its_interval(raw, threshold, least):
-    lower, median, upper, width = calibrated(raw, [threshold, threshold], (least, None))[:4]
+def test_a_finished_voxel_has_its_median_inside_its_interval(raw, thresholds, tokens, least):
+    calibration = Calibration((Score("asymmetric"),) * 2, (Groups(tokens=3),) * 2, (thresholds,) * 2)
+    bands = calibrated(raw, np.zeros((2, 5), np.float32), tokens, calibration=calibration, support=(least, None))
+    lower, median, upper, width = bands[:4]
     assert (lower <= median).all()
     assert (median <= upper).all()
     np.testing.assert_array_equal(width, upper - lower)
@@ -75,11 +81,11 @@ def written(tmp_path):
     group = zarr.open_group(tmp_path / "q.zarr", mode="r+")
     random, found = np.random.default_rng(0), {}
     for tile in tiles((40, 50), (32, 32), 3):
-        for name in ("quantiles", "embedding"):
+        for name in RAW:
             where = stores.whole(group[name], tile.core)
             group[name][where] = random.normal(size=[part.stop - part.start for part in where])
         corner = ",".join(str(part.start) for part in tile.core)
-        found[corner] = [stores.digest(group[name], stores.whole(group[name], tile.core)) for name in ("quantiles", "embedding")]
+        found[corner] = [stores.digest(group[name], stores.whole(group[name], tile.core)) for name in RAW]
     return tmp_path / "q.zarr", volume, {"instance": read_layout(group).instance, "tiles": found}
 
 
@@ -101,7 +107,7 @@ def test_tiles_of_an_earlier_store_do_not_count(written):
         expect_complete(zarr.open_group(path, mode="r"), volume, [{**manifest, "instance": "another"}])
 
 
-@pytest.mark.parametrize("name", ["quantiles", "embedding"])
+@pytest.mark.parametrize("name", RAW)
 def test_a_lost_chunk_is_noticed_although_it_reads_as_no_data(written, name):
     path, volume, manifest = written
     chunks = sorted(file for file in (path / name / "c").rglob("*") if file.is_file())
@@ -113,6 +119,10 @@ def test_a_lost_chunk_is_noticed_although_it_reads_as_no_data(written, name):
 def test_masked_voxels_stay_masked():
     raw = np.zeros((3, 1, 4), np.float32)
     raw[:, :, 2] = np.nan
-    assert np.isnan(calibrated(raw, [0.1], (0.0, None))[:, 2]).all()
+    calibration = Calibration((Score("cqr"),), (Groups(),), (np.full((1, 1), 0.1, np.float32),))
+    tokens = np.array([1, 1, 0, 1], np.uint8)
+    bands = calibrated(raw, np.zeros((1, 4), np.float32), tokens, calibration=calibration, support=(0.0, None))
+    assert np.isnan(bands[:, 2]).all()
+    assert np.isfinite(bands[:, [0, 1, 3]]).all()
     model = TokenModel(np.array([[0.0], [1.0]], np.float32))
     np.testing.assert_array_equal(assigned(np.array([[0.1, np.nan, 0.9]], np.float32), model), [1, 0, 2])

@@ -14,7 +14,7 @@ from scipy.special import expit, logit, ndtri, stdtrit
 from scipy.stats import rankdata
 
 Values = Float[np.ndarray, " voxel"]
-FEW_UNITS = 10  # below it, resampled units are too few different ones to show how coverage varies
+FEW_UNITS = 30  # below it, resampled units are too few different ones to show how coverage varies
 
 
 class BinCoverage(NamedTuple):
@@ -168,7 +168,7 @@ def coverage_band(
     Coverage of each column with an interval of 95 % confidence, from whole units drawn with replacement.
 
     A column is a nominal level (the result is then a reliability curve with its band, each level by itself) or a group.
-    Where fewer than ten units have voxels in a column, the interval is Student's on the logit of the coverage. Its ends
+    Where fewer than 30 units have voxels in a column, the interval is Student's on the logit of the coverage. Its ends
     coincide where all units are covered alike, as the bootstrap's do. Voxels of a unit depend on each other, so drawing voxels
     would promise far too much precision.
 

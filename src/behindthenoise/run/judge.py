@@ -14,6 +14,7 @@ from behindthenoise.io.tables import Value
 
 Row = dict[str, Value]
 SEED = 0  # of what is resampled; the tables of a run can be made again
+HALF_STEP = 0.0025  # between the quantiles of levels 1 % apart
 JUDGED_LEVELS = 1 << 20  # voxels that all levels are judged on: 99 intervals each
 
 
@@ -170,9 +171,9 @@ def by_level(
         widths.append(mean_width(lower, upper))
         for end, at in ((lower, (1 - level) / 2), (upper, (1 + level) / 2)):
             losses[at] = metrics.pinball_sum(end, truth, at)
-        # the last level whose interval misses the truth tells where in the distribution it lies
-        transform[truth < lower] = (1 - level) / 2
-        transform[truth > upper] = (1 + level) / 2
+        # the truth lies beyond the last interval that misses it, and within the next: on average half a step beyond
+        transform[truth < lower] = (1 - level) / 2 - HALF_STEP
+        transform[truth > upper] = (1 + level) / 2 + HALF_STEP
     band = metrics.coverage_band(np.array(hits).T, counts[:, None], np.random.default_rng(SEED))
     reliability: list[Row] = [
         {"level": level, "coverage": float(found), "coverage_low": float(low), "coverage_high": float(high), "width": width}

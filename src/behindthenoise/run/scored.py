@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from behindthenoise.core.calibration.groups import Groups
 from behindthenoise.core.calibration.histogram import Histogram
-from behindthenoise.core.calibration.scores import Score
+from behindthenoise.core.calibration.scores import Score, rearrange
 from behindthenoise.core.calibration.scores import scores as conformity
 from behindthenoise.core.calibration.thresholds import Counted
 from behindthenoise.core.calibration.units import Kind
@@ -23,7 +23,7 @@ def score_piece(
 ) -> tuple[Float32[np.ndarray, " side n"], Int64[np.ndarray, " n"]]:
     """Scores by side, and groups, of a piece's voxels in one channel."""
     quantiles = piece.quantiles[:, channel]
-    group = groups[channel].ids(np.median(quantiles, axis=0), piece.token)
+    group = groups[channel].ids(rearrange(*quantiles)[1], piece.token)
     return conformity(scores[channel], quantiles, piece.truth[channel], piece.spread[channel]), group
 
 

@@ -98,8 +98,8 @@ def test_a_small_group_shares_the_threshold_of_the_nearest_and_is_named():
 
 
 def test_the_smallest_is_merged_first_and_may_save_its_neighbour():
-    """Token 2 is too small as well, but large enough once token 3 has joined it; else all three would be one."""
-    assert merge_up_to(10, line(0, 4, 5), [50, 7, 3]).members == ((0,), (1, 2))
+    """Token 2 is too small as well, but large enough once token 3 has joined it; the other way round all would be one."""
+    assert merge_up_to(10, line(0, 2.4, 5), [50, 7, 3]).members == ((0,), (1, 2))
 
 
 def test_a_class_lies_where_its_pixels_lie():

@@ -23,7 +23,7 @@ bench = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(bench)
 
 pytestmark = pytest.mark.slow
-REPETITIONS = 400
+REPETITIONS = 300
 IMAGES = 600
 TENTH = Fraction(1, 10)
 
@@ -37,7 +37,7 @@ def images(scenario, sides=(64,)):
 def all_outcomes(scenario, units, sides):
     rng = np.random.default_rng(2)
     samples = (bench.drawn(images(scenario, sides), units, rng) for _ in range(REPETITIONS))
-    return bench.outcomes(images(scenario, sides), samples)
+    return bench.outcomes(images(scenario, sides), samples, guarantees=("pac", "crc", "tolerance", "pooled"))
 
 
 def outcomes(scenario, units, guarantee, sides=(64,)):
@@ -89,23 +89,22 @@ def test_crc_covers_on_average_and_tolerance_covers_enough_units(scenario, units
     assert pooled.mean() < 0.75
 
 
-@pytest.mark.parametrize("probability", [0.1, 0.101])
-def test_rcps_fails_no_oftener_than_it_says_for_losses_of_0_and_1(probability):
-    """One pixel in each unit, and one threshold below the largest: to stop there is to accept a mean loss that is too large."""
-    repetitions, request = 2000, Request(TENTH, TENTH, TENTH)
-    missed = np.random.default_rng(5).random((repetitions, 100)) < probability
-    thresholds = [rcps(Histogram.of(row.astype(np.float32), np.arange(100)), request).threshold for row in missed]
-    assert np.mean(np.array(thresholds) == 0) <= allowed(0.1, repetitions)
-    # It is no empty promise: half the losses are accepted.
-    rare = np.random.default_rng(5).random((200, 100)) < 0.02
-    accepted = [rcps(Histogram.of(row.astype(np.float32), np.arange(100)), request).threshold == 0 for row in rare]
-    assert np.mean(accepted) > 0.8
+def test_rcps_fails_no_oftener_than_it_says_for_losses_of_0_and_1():
+    """One pixel in each unit, and one threshold below the largest: to stop there is to accept a mean loss of 0.1 or more."""
+    request = Request(TENTH, TENTH, TENTH)
+
+    def accepted(probability, repetitions):
+        missed = np.random.default_rng(5).random((repetitions, 100)) < probability
+        return np.mean([rcps(Histogram.of(row.astype(np.float32), np.arange(100)), request).threshold == 0 for row in missed])
+
+    assert accepted(0.1, 1000) <= allowed(0.1, 1000)
+    assert accepted(0.02, 100) > 0.8  # no empty promise
 
 
 @pytest.mark.parametrize("guarantee", ["pooled", "crc", "tolerance"])
 def test_independent_pixels_have_the_beta_law(guarantee):
     """Units of one pixel: the coverage of the score at rank j of n has the law Beta(j, n + 1 - j)."""
-    count, repetitions = 199, 1500
+    count, repetitions = 199, 800
     scores = np.random.default_rng(7).random((repetitions, count), np.float32)
     request = Request(TENTH, TENTH, TENTH)
     thresholds = [GUARANTEES[guarantee](Histogram.of(row, np.arange(count)), request).threshold for row in scores]
@@ -124,7 +123,7 @@ def fields(length, repetitions):
 @pytest.mark.parametrize("length", [4, 12])
 def test_one_field_keeps_its_promise_by_the_integral_range(length):
     """In fields of 256 x 256 pixels; the bench has 512 x 512."""
-    repetitions = 200
+    repetitions = 150
     coverage = fields(length, repetitions)
     failure = np.mean(coverage["pac, integral range"] < 0.9)
     assert 0.05 - 2 * sqrt(0.05 * 0.95 / repetitions) <= failure <= allowed(0.13, repetitions)
@@ -132,7 +131,7 @@ def test_one_field_keeps_its_promise_by_the_integral_range(length):
 
 
 def test_blocks_three_correlation_radii_long_serve_as_units():
-    repetitions = 200
+    repetitions = 150
     coverage = fields(4, repetitions)
     assert np.mean(coverage["pac, blocks"] < 0.9) <= allowed(0.12, repetitions)
     assert coverage["crc, blocks"].mean() >= 0.9 - 2 * standard_error(coverage["crc, blocks"])

@@ -75,7 +75,7 @@ def test_refining_some_buckets_leaves_the_others_as_they_are(pairs, data):
     refined = refine(coarse, sorted(buckets), chunked(scores, units, 7))
     assert refined.sizes.tolist() == coarse.sizes.tolist()
     for bucket in set(range(coarse.upper.size)) - buckets:
-        place = np.flatnonzero(refined.upper == coarse.upper[bucket])[-1]
+        place = int(np.searchsorted(refined.upper, coarse.upper[bucket]))
         assert refined.exact[place] == coarse.exact[bucket]
         assert refined.misses(place).tolist() == coarse.misses(bucket).tolist()
 
@@ -138,7 +138,7 @@ def test_refinement_needs_no_more_memory_for_more_scores():
         tracemalloc.stop()
         return peak
 
-    assert peak(96) < 1.1 * peak(32) < 12e6
+    assert peak(240) < 1.1 * peak(80) < 8e6
 
 
 @given(samples, st.integers(1, 60), st.data())

@@ -137,7 +137,6 @@ def merge(
             settled.add(smallest)
             continue
         partner = nearest(smallest)
-        settled.discard(partner)
         classes = [members for members in classes if members not in (smallest, partner)]
         classes.append(tuple(sorted(smallest + partner)))
     for group in np.flatnonzero(pixels == 0).tolist():

@@ -12,7 +12,7 @@ from behindthenoise.core.calibration import selection
 from behindthenoise.core.calibration.groups import Groups, Merging, merge
 from behindthenoise.core.calibration.guarantees import GUARANTEES, Found, Request
 from behindthenoise.core.calibration.histogram import Histogram, merged
-from behindthenoise.core.calibration.scores import Kind, Score, apply
+from behindthenoise.core.calibration.scores import Kind, Score, apply, rearrange
 from behindthenoise.core.calibration.selection import Chunks
 from behindthenoise.core.calibration.survey import effect_at, union_effect
 from behindthenoise.errors import CalibrationError
@@ -52,7 +52,7 @@ class Calibration:
     ) -> tuple[Float32[np.ndarray, " *shape"], Float32[np.ndarray, " *shape"]]:
         """Ends of the calibrated interval of one channel; `token` may be anything where groups do not ask for it."""
         score = self.scores[channel]
-        group = self.groups[channel].ids(np.median(quantiles, axis=0), token)
+        group = self.groups[channel].ids(rearrange(*quantiles)[1], token)
         return apply(score, quantiles, self.thresholds[channel][:, group], support, spread)
 
 
