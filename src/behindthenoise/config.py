@@ -132,7 +132,10 @@ class PairsConfig(Selection):
     """Fast and slow scans of the same field or fields."""
 
     noisy: SourceOrPath = Field(description="The fast scans.")
-    clean: SourceOrPath = Field(description="The slow scan of the same field, voxel by voxel.")
+    clean: SourceOrPath = Field(
+        description="The slow scan of the same field, voxel by voxel. Several (an axis `scan`) are averaged, and how they differ "
+        "is reported as the noise of the reference.",
+    )
     mask: SourceOrPath | None = Field(default=None, description="True (or non-zero) where a voxel carries data; null: everywhere.")
     scans: tuple[Annotated[Int, Field(ge=0)], ...] | None = Field(
         default=None, min_length=1, description="Indices of the fast scans to use; null uses all."

@@ -58,7 +58,7 @@ target = stores.create_array(group, "values", (3, channels, *core), dtype="float
 tile = np.random.default_rng(0).random((channels, *shape), dtype=np.float32)
 before = peak_memory_bytes()
 for _ in range(case["tiles"]):
-    quantiles, _ = run_ensemble(networks, projection, tile)
+    quantiles, _, _ = run_ensemble(networks, projection, tile)
     target[:] = quantiles[(..., *(slice(halo, -halo) for _ in core))]
     stores.digest(target)
 print(json.dumps([before, peak_memory_bytes(), memory.projected_bytes(shape, core, halo, voxel_bytes)]))

@@ -44,7 +44,7 @@ def failure(workflow):
 
 
 def test_too_few_calibration_units(fresh):
-    write(fresh.folder, split={**MEASURED["split"], "block": 48})
+    write(fresh.folder, calibration={"guarantee": "crc", "block": 48})
     assert "1 calibration unit cannot promise 90 % coverage" in failure(fresh)
 
 

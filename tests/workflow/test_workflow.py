@@ -10,8 +10,9 @@ import pytest
 import xarray as xr
 import zarr
 
-from behindthenoise.core import calibration, tiling
+from behindthenoise.core import tiling
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
+from behindthenoise.run import thresholds
 
 pytestmark = pytest.mark.workflow
 ROOT = Path(__file__).parents[2]
@@ -57,24 +58,24 @@ def test_one_member_more_trains_exactly_one_network(changed):
     assert changed.plan() == Counter()
 
 
-AFTER_ENSEMBLE = ("average", "score", "embed", "plan", "infer", "calibrate", "evaluate", "tokenize", "finish", "gather", "report")
+AFTER_CALIBRATION = {"calibrate", "evaluate", "finish", "compare", "gather", "report"}
+AFTER_ENSEMBLE = {"average", "score", "embed", "plan", "infer", "tokenize", "label", *AFTER_CALIBRATION}
 NETWORK_RULES = ("train", "predict", "infer")
 
 
 @pytest.mark.parametrize(
     ("change", "rules"),
     [
-        ({"calibration": {"coverage": 0.8}}, {"calibrate", "evaluate", "finish", "gather", "report"}),
-        ({"tokens": {"count": 4, "components": 3, "sample": 400}}, {"tokenize", "finish", "gather", "report"}),
-        ({"ensemble": {"size": 1}}, set(AFTER_ENSEMBLE)),
-        (
-            {"ensemble": {"size": 1}, "calibration": {"coverage": 0.8}},
-            set(AFTER_ENSEMBLE),
-        ),
+        ({"calibration": {"coverage": 0.8}}, AFTER_CALIBRATION),
+        ({"calibration": {"guarantee": "crc"}}, AFTER_CALIBRATION),
+        ({"calibration": {"score": "cqr-r", "groups": ["intensity"]}}, {"score", *AFTER_CALIBRATION}),
+        ({"tokens": {"count": 4, "components": 3, "sample": 400}}, {"tokenize", "label", "score", *AFTER_CALIBRATION}),
+        ({"ensemble": {"size": 1}}, AFTER_ENSEMBLE),
+        ({"ensemble": {"size": 1}, "calibration": {"coverage": 0.8}}, AFTER_ENSEMBLE),
         ({"training": {"steps": 8}}, {"train", "predict", "infer", "calibrate"}),
-        ({"volumes": {"more": {"synthetic": [30, 30]}}}, {"fetch", "plan", "infer", "finish", "gather", "report"}),
+        ({"volumes": {"more": {"synthetic": [30, 30]}}}, {"fetch", "plan", "infer", "finish", "compare", "gather", "report"}),
     ],
-    ids=["coverage", "tokens", "fewer", "fewer and coverage", "training", "volume"],
+    ids=["coverage", "guarantee", "score and groups", "tokens", "fewer", "fewer and coverage", "training", "volume"],
 )
 def test_a_change_runs_what_depends_on_it(finished, tmp_path, change, rules):
     workflow = finished.copy(tmp_path / "run")
@@ -132,12 +133,17 @@ def test_the_calibrated_intervals_hold_on_the_calibration_voxels_as_often_as_the
     pairs = xr.open_zarr(finished.results / "pairs.zarr", consolidated=False).load()
     chosen = pairs["role"].values == CALIBRATION
     quantiles = zarr.open_array(finished.results / "ensemble/heldout.zarr/quantiles", mode="r")[...][:, 0, :, 0]
-    row = json.loads((finished.results / "calibration/certificate.json").read_text())["channels"][0]
-    lower, median, upper = (quantiles[:, level][chosen] for level in range(3))
-    low, high = calibration.apply(lower, median, upper, row["threshold"], (None, None))
-    truth = pairs["clean"].values[:, 0][chosen]
-    assert ((low <= truth) & (truth <= high)).sum() >= row["rank"]
-    assert row["pixels"] == chosen.sum()
+    token = zarr.open_array(finished.results / "ensemble/tokens.zarr/tokens", mode="r")[:, 0][chosen]
+    rows = json.loads((finished.results / "calibration/certificate.json").read_text())["channels"]
+    truth, heldout = pairs["clean"].values[:, 0][chosen], np.stack([quantiles[:, level][chosen] for level in range(3)])
+    calibration, _ = thresholds.read(finished.results / "calibration/thresholds.json")
+    low, high = calibration.interval(0, heldout, token, np.zeros_like(truth), (None, None))
+    inside = (low <= truth) & (truth <= high)
+    for row in rows:
+        of_row = np.isin([f"token {number}" for number in token], row["groups"])
+        assert (inside & of_row).sum() >= row["rank"]
+        assert of_row.sum() == row["pixels"]
+    assert sum(row["pixels"] for row in rows) == chosen.sum()
 
 
 def test_a_volume_equals_the_average_of_the_members_on_the_whole_field(finished):

@@ -12,8 +12,11 @@ from behindthenoise.stages import Spec
 
 def run(spec: Spec, *, members: list[Path], store: Path, manifest: Path) -> None:
     """Write the averaged quantiles and the spread of the members' medians, block by block."""
-    arrays = [stores.get_array(stores.open_group(path), "quantiles") for path in members]
-    group = stores.create_group(store, {"levels": ["lower", "median", "upper"], "members": len(arrays)})
+    groups = [stores.open_group(path) for path in members]
+    arrays = [stores.get_array(group, "quantiles") for group in groups]
+    differences = [float(str(group.attrs["tiling_difference"])) for group in groups]
+    facts = {"levels": ["lower", "median", "upper"], "members": len(arrays), "tiling_difference": max(differences)}
+    group = stores.create_group(store, facts)
     dims = ["image", "scan", "quantile", "channel", *SPACE_AXES[-(arrays[0].ndim - 4) :]]
     mean = stores.create_array(group, "quantiles", arrays[0].shape, dtype="float32", chunks=arrays[0].chunks, dims=dims)
     stacked = da.stack([da.from_zarr(array) for array in arrays])

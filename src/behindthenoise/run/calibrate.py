@@ -127,6 +127,7 @@ def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
         "statement": words.statement(config, basis),
         "assumptions": words.assumptions(config, basis),
         "warnings": words.warnings(config, basis, flagged),
+        "checked": checked(source),
         "merged": merged_groups,
         "guarantee": config.guarantee,
         "coverage": config.coverage,
@@ -138,6 +139,16 @@ def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
         "channels": [{"channel": name, **row} for name, found in zip(channels, chosen, strict=True) for row in found.records],
         "other_guarantees": others(config, counted, chosen, channels),
     }
+
+
+def checked(source: HeldOut) -> list[str]:
+    """What earlier stages have made sure of; each would have refused to go on."""
+    apart = f"at least {source.gap} voxels lie between them" if source.gap else "they are different images"
+    return [
+        f"Training, calibration and test voxels are apart: {apart}, so that no receptive field reaches from one into another.",
+        f"Predictions do not depend on tiles: two sizes differ by at most {source.tiling_difference:.1g} of the data's spread.",
+        "All constants of scale come from training voxels; no image and no tile is scaled by its own values.",
+    ]
 
 
 def others(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], channels: Sequence[str]) -> list[dict[str, object]]:

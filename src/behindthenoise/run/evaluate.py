@@ -18,7 +18,7 @@ from behindthenoise.run import judge
 from behindthenoise.run import scored as counts_on_disk
 from behindthenoise.run import thresholds as stored
 from behindthenoise.run.heldout import HeldOut
-from behindthenoise.run.judge import Row, Test
+from behindthenoise.run.judge import Judged, Row
 from behindthenoise.run.scored import Scored
 from behindthenoise.stages import Spec
 
@@ -57,7 +57,7 @@ def run(
             "units": judge.by_unit(test),
             "reliability": reliability,
             "pit": pit,
-            "reference": judge.reference_noise(test, config.miscoverage) if source.geometry.value_unit == "counts" else [],
+            "reference": judge.reference_noise(test, source.geometry.value_unit, config.miscoverage),
             "ensemble": by_size(source, members, channel),
         }
         nominal = 1 - float(config.miscoverage)
@@ -73,12 +73,13 @@ def run(
     write_json(manifest, {"stage": "evaluate", **{name: file_digest(folder / f"{name}.csv") for name in TABLES}})
 
 
-def collect(source: HeldOut, counted: Scored, calibration: Calibration, channel: int, config: CalibrationConfig) -> Test:
+def collect(source: HeldOut, counted: Scored, calibration: Calibration, channel: int, config: CalibrationConfig) -> Judged:
     """Test voxels of one channel, all scans one after another, at most `MOST`."""
     role, random = int(TEST), np.random.default_rng(judge.SEED)
     units = Units.of(counted.unit_kind, counted.unit_edge, source.boxes(role))
     share = min(1.0, MOST / source.voxels(role))
     parts: list[tuple[np.ndarray, ...]] = []
+    differences: list[np.ndarray] = []
     for piece in source.pieces(role):
         kept = metrics.subsample(piece.truth.shape[1], round(share * piece.truth.shape[1]), random)
         unit = units.ids(piece.image, piece.position[:, kept])
@@ -90,9 +91,11 @@ def collect(source: HeldOut, counted: Scored, calibration: Calibration, channel:
                 unit,
             )
         )
+        if piece.difference is not None:
+            differences.append(piece.difference[channel, kept])
     quantiles, spread, noisy, truth, token, unit = (np.concatenate(column, axis=-1) for column in zip(*parts, strict=True))
     ends = calibration.interval(channel, quantiles, token, spread, config.support)
-    return Test(quantiles, spread, noisy, truth, token, unit, *ends)
+    return Judged(quantiles, spread, noisy, truth, token, unit, *ends, np.concatenate(differences) if differences else None)
 
 
 def at_every_level(config: CalibrationConfig, counted: Scored) -> Iterator[tuple[float, Calibration]]:

@@ -1,5 +1,7 @@
 """Verb `gather`: stores and tables → the small arrays and facts that the report shows."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,21 @@ import yaml
 
 from behindthenoise import __version__
 from behindthenoise.config import CalibrationConfig, EnsembleConfig, NetworkConfig
+from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.split import ROLES, shown_image, units_of
 from behindthenoise.io import stores, tables
 from behindthenoise.io import volumes as volumes_io
 from behindthenoise.io.record import environment, read_json, run_record, write_json
 from behindthenoise.io.tables import Value
 from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run.evaluate import TABLES
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
 
 DRAWN_EDGE = 1024  # voxels along an axis of a slice; a page cannot show more
+# What the report calls the tables of the evaluation; its `tokens` are what each token is made of.
+EVALUATED = {**{name: name for name in TABLES}, "tokens": "token_coverage"}
+SIDES = {1: ("both",), 2: ("below", "above")}  # of the interval, by the number of thresholds that the score has
 
 
 def run(
@@ -28,6 +35,7 @@ def run(
     evaluation: Path,
     certificate: Path,
     volumes: list[Path],
+    shifts: list[Path],
     records: list[Path],
     graphs: list[Path],
     content: Path,
@@ -49,15 +57,13 @@ def run(
             "version": __version__,
             "created": environment()["finished"],
             "facts": facts(spec, loaded, [read_json(path) for path in records], [read_json(run_record(path)) for path in records]),
-            "certificate": {
-                "sentence": signed["statement"],
-                "assumptions": signed["assumptions"],
-                "channels": signed["channels"],
-            },
+            "certificate": promised(signed),
             "coverage": spec.get("calibration", CalibrationConfig).coverage,
-            **{name: tables.read(evaluation / f"{name}.csv") for name in ("channels", "intensity", "units", "ensemble")},
+            **{shown: tables.read(evaluation / f"{name}.csv") for name, shown in EVALUATED.items()},
             "tokens": token_table(finished["field"], loaded.geometry.channels),
             "slices": metas,
+            # in the order of the slices
+            "checks": sorted((read_json(path) for path in shifts), key=lambda check: (check["volume"] != "field", check["volume"])),
             "architecture": read_json(graphs[0]),
             "config_text": yaml.safe_dump(spec.sections, sort_keys=False, allow_unicode=True),
         },
@@ -120,6 +126,45 @@ def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]], runs: list[di
         "Gap between roles": f"{pairs.gap} voxels",
         "Training of a network": f"{min(seconds):.0f} to {max(seconds):.0f} s, up to {max(peaks) / 1e9:.2f} GB",
         "Packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def promised(signed: Mapping[str, Any]) -> dict[str, Any]:
+    """The certificate as the report shows it: groups and sides in words, NaN for what does not exist."""
+    score = Score(**signed["score"][0])
+    rows = [
+        {
+            "channel": record["channel"],
+            "groups": "; ".join(record["groups"]),
+            "side": SIDES[score.sides][record["side"]],
+            "threshold": record["threshold"],
+            "units": record["units"],
+            "pixels": record["pixels"],
+            "effective_samples": record.get("effective_samples", math.nan),
+            "rank": record["rank"],
+        }
+        for record in signed["channels"]
+    ]
+    others: dict[str, list[float]] = {}
+    for record in signed["other_guarantees"]:
+        threshold = record["threshold"]
+        others.setdefault(record["guarantee"], []).append(math.nan if threshold is None else threshold)
+    return {
+        "sentence": signed["statement"],
+        "assumptions": signed["assumptions"],
+        "checked": signed["checked"],
+        "warnings": signed["warnings"],
+        "merged": signed["merged"],
+        "guarantee": signed["guarantee"],
+        "grouped_by": signed["basis"]["grouped_by"],
+        # Where scores are distances over a predicted width, so are thresholds.
+        "threshold_unit": "widths" if score.is_scaled else signed["value_unit"],
+        "thresholds": rows,
+        # The certificate has its rows in the same order for every guarantee.
+        "alternatives": [
+            {**{key: row[key] for key in ("channel", "groups", "side")}, **dict(zip(others, found, strict=True))}
+            for row, *found in zip(rows, *others.values(), strict=True)
+        ],
     }
 
 

@@ -37,6 +37,8 @@ class Piece:
         The slow scan.
     token
         Token of each voxel.
+    difference
+        Half of what two halves of the slow scans differ by; None where there is one scan.
     """
 
     image: int
@@ -47,11 +49,23 @@ class Piece:
     noisy: Float32[np.ndarray, " c n"]
     truth: Float32[np.ndarray, " c n"]
     token: UInt8[np.ndarray, " n"]
+    difference: Float32[np.ndarray, " c n"] | None
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Everything about held-out voxels that is on disk."""
+    """
+    Everything about held-out voxels that is on disk.
+
+    Attributes
+    ----------
+    difference
+        Half of what two halves of the slow scans differ by; None where there is one.
+    gap
+        Voxels between two roles of one image.
+    tiling_difference
+        Largest difference, in standard units, between predictions in tiles of two sizes.
+    """
 
     role: zarr.Array[Any]
     noisy: zarr.Array[Any]
@@ -59,8 +73,11 @@ class HeldOut:
     quantiles: zarr.Array[Any]
     spread: zarr.Array[Any]
     tokens: zarr.Array[Any]
+    difference: zarr.Array[Any] | None
     scale: Scale
     geometry: Geometry
+    gap: int
+    tiling_difference: float
 
     @classmethod
     def open(cls, pairs: Path, ensemble: Path, tokens: Path) -> "HeldOut":
@@ -80,8 +97,11 @@ class HeldOut:
             quantiles=stores.get_array(averaged, "quantiles"),
             spread=stores.get_array(averaged, "spread"),
             tokens=stores.get_array(stores.open_group(tokens), "tokens"),
+            difference=stores.get_array(fields, "clean_difference") if "clean_difference" in fields else None,
             scale=store_of_pairs.read_scale(pairs),
             geometry=store_of_pairs.read_geometry_of(pairs),
+            gap=int(str(fields.attrs["gap"])),
+            tiling_difference=float(str(averaged.attrs["tiling_difference"])),
         )
 
     def of_member(self, quantiles: zarr.Array[Any]) -> "HeldOut":
@@ -136,4 +156,5 @@ class HeldOut:
             noisy[:, chosen].astype(np.float32),
             read(self.clean, image, every)[:, chosen],
             read(self.tokens, image, scan)[chosen],
+            None if self.difference is None else read(self.difference, image, every)[:, chosen],
         )

@@ -29,7 +29,7 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
     if generated is not None:
         noisy, clean, mask, geometry, extra = generate(generated)
     else:
-        noisy, clean, mask, geometry = read(spec.get("pairs", PairsConfig))
+        noisy, clean, mask, geometry, extra = read(spec.get("pairs", PairsConfig))
     splitting_config = spec.get("split", SplitConfig)
     gap = 2 * spec.get("network.radius_max", int) + 1 if splitting_config.gap == "auto" else splitting_config.gap
     gap = 0 if splitting_config.by == "image" else gap
@@ -78,9 +78,9 @@ def generate(
     )
 
 
-def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geometry]:
+def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geometry, dict[str, xr.Variable]]:
     """
-    Measured fields in canonical order, cropped and selected, with NaN under the mask.
+    Measured fields in canonical order, cropped and selected, with NaN under the mask; and how repeated slow scans differ.
 
     Raises
     ------
@@ -88,7 +88,8 @@ def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geome
         If the arrays do not fit together or hold values that nobody masked.
     """
     noisy = canonical(config.noisy, config, ("image", "scan", "channel"))
-    clean = canonical(config.clean, config, ("image", "channel"))
+    slow = canonical(config.clean, config, ("image", "scan", "channel"))
+    clean, extra = averaged(slow)
     if config.scans is not None:
         if max(config.scans) >= noisy.sizes["scan"]:
             raise SourceError(f"scan {max(config.scans)} does not exist in {noisy.attrs['origin']}; it has {noisy.sizes['scan']}")
@@ -110,7 +111,22 @@ def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geome
     known: dict[str, Any] = dict(clean.attrs) if not config.spacing else {"spacing": config.spacing, "unit": config.unit}
     spacing = tuple(known.get("spacing", {}).get(name, 1.0) for name in space)
     geometry = Geometry(space, spacing, known.get("unit") or config.unit, names, config.value_unit)
-    return values["noisy"], values["clean"], mask, geometry
+    return values["noisy"], values["clean"], mask, geometry, extra
+
+
+def averaged(slow: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.Variable]]:
+    """
+    The mean of two halves of the slow scans, and half of what they differ by; of a single scan, itself and nothing.
+
+    The halves are independent, so mean and half difference have noise of the same variance.
+    """
+    if slow.sizes["scan"] == 1:
+        return slow.isel(scan=0, drop=True), {}
+    with reading(slow.attrs["origin"]):
+        halves = [slow.isel(scan=slice(start, None, 2)).astype(np.float32).mean("scan", skipna=False) for start in (0, 1)]
+        clean, difference = ((halves[0] + sign * halves[1]) / 2 for sign in (1, -1))
+        clean.attrs.update(slow.attrs)
+        return clean, {"clean_difference": difference.variable.load()}
 
 
 def expect_finite(values: Float[np.ndarray, " *lead"], mask: Bool[np.ndarray, " image *space"], what: str, *, masked: bool) -> None:

@@ -19,13 +19,13 @@ JUDGED_LEVELS = 1 << 20  # voxels that all levels are judged on: 99 intervals ea
 
 
 @dataclass(frozen=True, eq=False)
-class Test:
+class Judged:
     """
-    Test voxels of one channel with their calibrated interval; the median lies inside it.
+    Judged voxels of one channel with their calibrated interval; the median lies inside it.
 
     Attributes
     ----------
-    quantiles, spread, noisy, truth, token
+    quantiles, spread, noisy, truth, token, difference
         As in `heldout.Piece`.
     unit
         Block or image of each voxel.
@@ -41,6 +41,7 @@ class Test:
     unit: Int64[np.ndarray, " n"]
     lower: Float32[np.ndarray, " n"]
     upper: Float32[np.ndarray, " n"]
+    difference: Float32[np.ndarray, " n"] | None = None
 
     @property
     def median(self) -> Float32[np.ndarray, " n"]:
@@ -58,7 +59,7 @@ class Test:
         return metrics.covers(self.lower, self.upper, self.truth)
 
 
-def summary(test: Test, noisy: tuple[np.ndarray, np.ndarray], miscoverage: Fraction) -> Row:
+def summary(test: Judged, noisy: tuple[np.ndarray, np.ndarray], miscoverage: Fraction) -> Row:
     """One channel on all test voxels. The noisy scan's own interval is calibrated by the same method on the same voxels."""
     inside, width, median, random = test.inside, test.width, test.median, np.random.default_rng(SEED)
     ids, hits, counts = metrics.unit_coverage(inside, test.unit)
@@ -99,7 +100,7 @@ def summary(test: Test, noisy: tuple[np.ndarray, np.ndarray], miscoverage: Fract
     }
 
 
-def by_group(test: Test, group: Integer[np.ndarray, " n"], count: int) -> list[Row]:
+def by_group(test: Judged, group: Integer[np.ndarray, " n"], count: int) -> list[Row]:
     """Coverage with its interval, and width, of the voxels of each group; groups without any are left out."""
     ids, unit = np.unique(test.unit, return_inverse=True)
     hits, counts = metrics.hit_table(test.inside, unit, group, (len(ids), count))
@@ -119,23 +120,23 @@ def by_group(test: Test, group: Integer[np.ndarray, " n"], count: int) -> list[R
     ]
 
 
-def by_intensity(test: Test) -> list[Row]:
+def by_intensity(test: Judged) -> list[Row]:
     """Groups are tenths of the predicted median."""
     return _by_tenths(test, test.median)
 
 
-def by_width(test: Test) -> list[Row]:
+def by_width(test: Judged) -> list[Row]:
     """Groups are tenths of the width."""
     return _by_tenths(test, test.width)
 
 
-def by_token(test: Test) -> list[Row]:
+def by_token(test: Judged) -> list[Row]:
     """Groups are tokens."""
     rows = by_group(test, test.token, int(test.token.max(initial=0)) + 1)
     return [{"token": row.pop("group"), **row} for row in rows]
 
 
-def by_unit(test: Test) -> list[Row]:
+def by_unit(test: Judged) -> list[Row]:
     """Coverage of every test block or image."""
     ids, hits, counts = metrics.unit_coverage(test.inside, test.unit)
     return [
@@ -145,7 +146,7 @@ def by_unit(test: Test) -> list[Row]:
 
 
 def by_level(
-    test: Test, channel: int, levels: Sequence[tuple[float, Calibration]], support: Support
+    test: Judged, channel: int, levels: Sequence[tuple[float, Calibration]], support: Support
 ) -> tuple[list[Row], list[Row], Row]:
     """
     Reliability at every level, the histogram of the probability integral transform, and scores of the whole distribution.
@@ -189,10 +190,16 @@ def by_level(
     return reliability, histogram, scores
 
 
-def reference_noise(test: Test, miscoverage: Fraction) -> list[Row]:
-    """What the counting noise of the clean image implies, in tenths of the predicted median."""
+def reference_noise(test: Judged, value_unit: str, miscoverage: Fraction) -> list[Row]:
+    """What the noise of the clean image implies, in tenths of the predicted median: from repeated scans, else from counts."""
     edges = metrics.decile_edges(test.quantiles[1])
-    sums = reference.from_counts(test.truth, test.quantiles[1], edges)
+    if test.difference is not None:
+        first, second = test.truth + test.difference, test.truth - test.difference
+        sums = reference.from_repeats(first, second, test.quantiles[1], edges)
+    elif value_unit == "counts":
+        sums = reference.from_counts(test.truth, test.quantiles[1], edges)
+    else:
+        return []
     return [
         {
             "bin": index,
@@ -215,7 +222,7 @@ def mean_width(lower: np.ndarray, upper: np.ndarray) -> float:
     return float((upper - lower).mean(dtype=np.float64))
 
 
-def _by_tenths(test: Test, values: np.ndarray) -> list[Row]:
+def _by_tenths(test: Judged, values: np.ndarray) -> list[Row]:
     edges = metrics.decile_edges(values)
     # the outer bins have no end; the data's own ends are what a figure can show
     borders = [float(values.min()), *edges.tolist(), float(values.max())]

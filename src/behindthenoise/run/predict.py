@@ -36,7 +36,8 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, lat
     _, voxel_bytes = memory.ensemble_cost([network.architecture], components=0)
     core = memory.choose_core(loaded.shape, network.architecture.halo, voxel_bytes, config.memory_bytes, config.tile_edge)
     sample = draw_sample(loaded.split.role == TRAIN, spec.get("tokens.sample", int), spec.get("tokens.seed", int))
-    group = stores.create_group(store, {"levels": LEVELS})
+    difference = tiling_difference(loaded, network, core)
+    group = stores.create_group(store, {"levels": LEVELS, "tiling_difference": difference})
     dims = ("image", "scan", "quantile", "channel", *loaded.geometry.space)
     shape = (*loaded.noisy.shape[:2], 3, *loaded.noisy.shape[2:])
     chunks = (1, 1, 3, channels, *[stores.CHUNK[len(core)]] * len(core))
@@ -51,7 +52,6 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, lat
         dims=("image", "scan", "latent", *loaded.geometry.space),
     )
     taken = Taken.empty(sample, loaded.mask.shape, latent, channels)
-    difference = tiling_difference(loaded, network, core)
     countdown = Countdown(shape[0] * shape[1], "fields")
     for done, (image, scan) in enumerate(np.ndindex(shape[:2]), start=1):
         array[image, scan], vectors[image, scan] = predict(loaded, network, core, (image, scan), taken if scan == 0 else None)
