@@ -12,6 +12,7 @@ from behindthenoise.core.calibration import shift
 from behindthenoise.core.calibration.guarantees import GUARANTEES
 from behindthenoise.core.calibration.scores import expect_support
 from behindthenoise.core.calibration.selection import Chunks
+from behindthenoise.core.calibration.survey import effect_at
 from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, merging_of, request
 from behindthenoise.core.calibration.units import Units
 from behindthenoise.core.split import CALIBRATION
@@ -38,7 +39,7 @@ def run(
     expect_values_supported(config, source)
     chosen = thresholds_of(config, counted, source)
     calibration = Calibration(counted.scores, counted.groups, tuple(found.thresholds for found in chosen))
-    noisy = [noisy_threshold(config, counted, channel, source) for channel in range(len(channels))]
+    noisy = [noisy_threshold(config, counted, channel) for channel in range(len(channels))]
     stored.write(thresholds, calibration, noisy, config.coverage)
     write_json(certificate, {**certified(config, counted, chosen, source), "spec": spec.as_data(), "scores": file_digest(scores)})
     tables.write(levels, levels_of(config, counted, chosen, channels))
@@ -85,17 +86,18 @@ def again(counted: Scored, source: HeldOut, units: Units, channel: int) -> Calla
     return chunks_of
 
 
-def noisy_threshold(config: CalibrationConfig, counted: Scored, channel: int, source: HeldOut) -> float:
+def noisy_threshold(config: CalibrationConfig, counted: Scored, channel: int) -> float:
     """
-    Threshold by which the noisy scan alone would hold, by the same guarantee where units can carry it, else pooled.
+    Threshold by which the noisy scan alone would hold, by the same guarantee; pooled where it cannot carry that.
 
-    It is there for comparison and promises nothing: it takes one threshold for all groups, and units for what a field is worth.
+    It is there for comparison: one threshold for all groups, not made exact where scores were counted in buckets.
     """
-    asked = request(config, 1)
+    histogram, effect = counted.noisy[channel], effect_at(counted.noisy_effects[channel], float(config.miscoverage))
+    asked = request(config, 1, effective=None if np.isnan(effect) else histogram.total / effect)
     try:
-        return GUARANTEES[config.guarantee](counted.noisy[channel], asked).threshold
+        return GUARANTEES[config.guarantee](histogram, asked).threshold
     except CalibrationError:
-        return GUARANTEES["pooled"](counted.noisy[channel], asked).threshold
+        return GUARANTEES["pooled"](histogram, asked).threshold
 
 
 def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], source: HeldOut) -> dict[str, object]:

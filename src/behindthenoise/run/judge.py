@@ -21,7 +21,7 @@ JUDGED_LEVELS = 1 << 20  # voxels that all levels are judged on: 99 intervals ea
 @dataclass(frozen=True, eq=False)
 class Judged:
     """
-    Judged voxels of one channel with their calibrated interval; the median lies inside it.
+    Test voxels of one channel with their calibrated interval; the median lies inside it.
 
     Attributes
     ----------

@@ -40,7 +40,7 @@ LEVELS = tuple(range(1, 100))  # percent
 SIDES = {1: ("both",), 2: ("below", "above")}
 MOST_TOKENS = 255
 # Scores that are kept one by one; beyond, they are counted in buckets, and thresholds are made exact by reading again.
-LOSSLESS = 1 << 22
+LOSSLESS = 1 << 20
 BLOCK_MISS = 0.1  # share of misses whose correlation decides how large a block is, whatever coverage is asked for
 ENOUGH_UNITS = 1 << 12  # to carry any guarantee at a level that anybody asks for
 
@@ -98,11 +98,23 @@ class Content:
 
 @dataclass(frozen=True, eq=False)
 class Rules:
-    """What is fixed before scores are counted."""
+    """
+    What is fixed before scores are counted.
+
+    Attributes
+    ----------
+    score, groups
+        Of all voxels.
+    places
+        Where the groups lie, for finding neighbours.
+    assumed
+        What the certificate has to say of all that.
+    """
 
     score: Score
     groups: Groups
     places: Float64[np.ndarray, " group d"]
+    assumed: tuple[str, ...]
 
 
 def settings(values: Mapping[str, object]) -> CalibrationConfig:
@@ -146,7 +158,7 @@ def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
     counted = counts.counted(0)
     chosen = choose(config, counted, merging_of(config, counted), again(arrays, rules, units))
     certificate = {
-        **certified(config, counts, chosen, content),
+        **certified(config, counts, chosen, content, rules.assumed),
         "arrays": arrays.origins(),
         "behindthenoise": __version__,
     }
@@ -344,9 +356,14 @@ def expect_units(config: CalibrationConfig, kind: Kind, content: Content) -> Non
 
 def fix(options: Options, arrays: Arrays, content: Content) -> Rules:
     """Score and groups; what is not given is taken from predictions alone, never from the truth."""
-    groups = Groups(None, content.tokens)
-    floor = _floor(arrays) if options.floor is None else options.floor
-    return Rules(Score(score_kind(options.config.score, ""), floor, options.spread_weight), groups, _places(arrays, groups))
+    kind, groups = score_kind(options.config.score, ""), Groups(None, content.tokens)
+    is_open = options.floor is None and Score(kind, floor=1.0).is_scaled
+    floor = _floor(arrays) if is_open else options.floor or 0.0
+    assumed = (
+        f"The least width that distances are divided by, {floor:.3g}, comes from the widths predicted for the calibration data; it "
+        "changes scores where a width is next to nothing. --floor sets it."
+    )
+    return Rules(Score(kind, floor, options.spread_weight), groups, _places(arrays, groups), (assumed,) if is_open else ())
 
 
 def count(config: CalibrationConfig, arrays: Arrays, rules: Rules, content: Content) -> tuple[Scored, Units]:
@@ -383,7 +400,7 @@ def scored(
 def score_voxels(rules: Rules, voxels: Voxels) -> tuple[Float32[np.ndarray, " side n"], Int64[np.ndarray, " n"]]:
     """Scores and groups."""
     values = voxels.values
-    token = values.get("tokens", np.zeros(1, np.int64))
+    token = values.get("tokens", np.zeros(len(values["median"]), np.int64))
     found = scores.scores(rules.score, voxels.quantiles, values["truth"], values.get("spread"))
     return found, rules.groups.ids(values["median"], token)
 
@@ -419,7 +436,9 @@ def again(arrays: Arrays, rules: Rules, units: Units) -> Callable[[int, Sequence
     return chunks_of
 
 
-def certified(config: CalibrationConfig, counts: Scored, chosen: Chosen, content: Content) -> dict[str, object]:
+def certified(
+    config: CalibrationConfig, counts: Scored, chosen: Chosen, content: Content, assumed: Sequence[str]
+) -> dict[str, object]:
     """The certificate, but for what it was made from."""
     counted = counts.counted(0)
     basis = words.Basis(
@@ -438,7 +457,7 @@ def certified(config: CalibrationConfig, counts: Scored, chosen: Chosen, content
         flagged.append(f"{content.crossed} of {content.voxels} voxels had quantiles out of order, which were sorted.")
     return {
         "statement": words.statement(config, basis),
-        "assumptions": words.assumptions(config, basis),
+        "assumptions": [*words.assumptions(config, basis), *assumed],
         "warnings": words.warnings(config, basis, flagged),
         "merged": list(chosen.merging.sentences),
         "settings": config.model_dump(mode="json"),

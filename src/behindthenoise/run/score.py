@@ -37,13 +37,16 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, l
     rules = fit(config, source, pairs, models.read_samples(latents), len(centroids))
     boxes = source.boxes(int(CALIBRATION))
     kind = kind_of(sum(box is not None for box in boxes), config.unit)
-    parts = [] if kind == "image" else read_parts(source, rules, boxes)
-    radius = max((survey.correlation_radius(list(rows), BLOCK_MISS) for sides in parts for rows in sides), default=0)
+    parts, noisy_parts = ([], []) if kind == "image" else read_parts(source, rules, boxes)
+    radius = max((survey.correlation_radius(rows, BLOCK_MISS) for sides in parts for rows in sides), default=0)
     edge = block_edge(radius) if config.block == "auto" else config.block
     units = Units.of(kind, edge, boxes)
     histograms, noisy = count(source, rules, units)
     one_field = kind == "block" and config.unit == "auto"
-    effects = measured(parts, rules) if one_field else np.full(shape_of_effects(rules), np.nan)
+    effects, noisy_effects = np.full(shape_of_effects(rules), np.nan), np.full((len(noisy), len(survey.MISSES)), np.nan)
+    if one_field:
+        effects = measured(parts, rules)
+        noisy_effects = np.concatenate([survey.effects(rows, 1) for rows in noisy_parts])
     unit_count = len(np.unique(np.concatenate([histogram.units for histogram in noisy])))
     log(f"score: {sum(histogram.total for histogram in noisy)} voxels and channels, {unit_count} units ({kind})")
     if kind == "block":
@@ -51,7 +54,7 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, l
     places = tuple(
         groups.places(bins, centroids.astype(np.float64)) for groups, bins in zip(rules.groups, rules.intensities, strict=True)
     )
-    scored.write(scores, Scored(rules.scores, rules.groups, places, histograms, noisy, effects, kind, edge, radius))
+    scored.write(scores, Scored(rules.scores, rules.groups, places, histograms, noisy, effects, noisy_effects, kind, edge, radius))
 
 
 @dataclass(frozen=True)
@@ -92,17 +95,22 @@ def clean_at(pairs: Path, voxels: np.ndarray) -> np.ndarray:
     return found
 
 
-def read_parts(source: HeldOut, rules: Rules, boxes: list[Box | None]) -> list[list[list[survey.Part]]]:
-    """For every channel and side, the middle of each field with its scores and groups."""
+def read_parts(
+    source: HeldOut, rules: Rules, boxes: list[Box | None]
+) -> tuple[list[list[list[survey.Part]]], list[list[survey.Part]]]:
+    """The middle of each field with its scores and groups, for every channel and side; and those of the noisy scan, for every channel."""
     present = [(image, box) for image, box in enumerate(boxes) if box is not None]
     parts: list[list[list[survey.Part]]] = [[[] for _ in range(score.sides)] for score in rules.scores]
+    noisy_parts: list[list[survey.Part]] = [[] for _ in rules.scores]
     for image, box in present:
         middle = survey.middle(box, survey.LARGEST // len(present))
         shape, start = tuple(part.stop - part.start for part in middle), np.array([part.start for part in middle])[:, None]
         values = [np.zeros((score.sides, source.scans, *shape), np.float32) for score in rules.scores]
         group = np.full((len(rules.scores), source.scans, *shape), -1, np.int16)
+        noisy = np.zeros((len(rules.scores), source.scans, *shape), np.float32)
         for piece in source.pieces(int(CALIBRATION), (image, middle)):
             where = tuple(piece.position - start)
+            noisy[(slice(None), piece.scan, *where)] = np.abs(piece.noisy - piece.truth)
             for channel, found in enumerate(values):
                 found[(slice(None), piece.scan, *where)], group[(channel, piece.scan, *where)] = scored.score_piece(
                     rules.scores, rules.groups, piece, channel
@@ -110,7 +118,8 @@ def read_parts(source: HeldOut, rules: Rules, boxes: list[Box | None]) -> list[l
         for channel, found in enumerate(values):
             for side, rows in enumerate(found):
                 parts[channel][side].append(survey.Part(rows, group[channel]))
-    return parts
+            noisy_parts[channel].append(survey.Part(noisy[channel], np.minimum(group[channel], 0)))
+    return parts, noisy_parts
 
 
 def measured(parts: list[list[list[survey.Part]]], rules: Rules) -> np.ndarray:

@@ -54,6 +54,8 @@ class Scored:
         Scores of the noisy scan taken as its own prediction, for every channel.
     effects
         Pixels for each independent one, at the shares of misses in `survey.MISSES`; NaN where images are the units.
+    noisy_effects
+        The same for the noisy scan.
     unit_kind, unit_edge, radius
         What a unit is, the edge of a block in voxels, and the distance in voxels over which misses are correlated.
     """
@@ -64,6 +66,7 @@ class Scored:
     histograms: dict[Cell, Histogram]
     noisy: tuple[Histogram, ...]
     effects: Float64[np.ndarray, " channel side group miss"]
+    noisy_effects: Float64[np.ndarray, " channel miss"]
     unit_kind: Kind
     unit_edge: int
     radius: int
@@ -86,7 +89,7 @@ def write(path: Path, scored: Scored) -> None:
         "tokens": [groups.tokens for groups in scored.groups],
         "unit": [scored.unit_kind, scored.unit_edge, scored.radius],
     }
-    arrays = {"effects": scored.effects, "meta": np.array(json.dumps(meta))}
+    arrays = {"effects": scored.effects, "noisy_effects": scored.noisy_effects, "meta": np.array(json.dumps(meta))}
     for channel, (groups, places) in enumerate(zip(scored.groups, scored.places, strict=True)):
         arrays[f"places/{channel}"] = places
         if groups.edges is not None:
@@ -114,6 +117,7 @@ def read(path: Path) -> Scored:
         {cell: _histogram(arrays, f"scores/{cell.channel}/{cell.side}/{cell.group}") for cell in cells},
         tuple(_histogram(arrays, f"noisy/{channel}") for channel in channels),
         arrays["effects"],
+        arrays["noisy_effects"],
         kind,
         edge,
         radius,

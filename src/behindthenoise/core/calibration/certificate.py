@@ -93,8 +93,8 @@ def assumptions(config: CalibrationConfig, basis: Basis) -> list[str]:
         )
     if kind == "block" and not basis.one_field:
         found.append(
-            f"Blocks of {basis.edge} voxels are neighbours; misses are correlated over {basis.radius} voxels. They show how intervals "
-            "hold on the rest of this field, not how another specimen differs."
+            f"Blocks of {basis.edge} voxels are neighbours; misses are correlated over {basis.radius} voxels. They show how "
+            "intervals hold on the rest of this field, not how another specimen differs."
         )
     if basis.scans > 1:
         found.append(

@@ -11,6 +11,8 @@ from behindthenoise.core.calibration.dependence import Range, integral_range
 
 # Voxels that are looked at: 512 x 512, or 64 x 64 x 64. Correlations reach a few dozen voxels, and each group takes a transform.
 LARGEST = 1 << 18
+# Edges of the blocks whose sums are compared: from this one on, doubled while so many fit.
+SHORTEST, ENOUGH_BLOCKS = 16, 16
 # Shares of misses at which dependence is measured; between two of them the stronger one counts.
 MISSES = (0.5, 0.25, 0.1, 0.05, 0.025, 0.01)
 
@@ -52,9 +54,10 @@ def effects(parts: Sequence[Part], groups: int) -> Float64[np.ndarray, " group m
     """
     Pixels for each independent one, by group and share of misses (`MISSES`); at least 1, NaN for a group that does not occur.
 
-    A scan of a voxel that is missed counts 1 - miss, one that is covered -miss, and one of another group nothing. The variance
-    of the sum of such a map is its voxels times its variance times its integral range; independent pixels would have
-    miss (1 - miss) each. Scans of one voxel are added up first, because they share its clean value.
+    A scan of a voxel that is missed counts 1 - miss, one that is covered -miss, and one of another group nothing; scans of one
+    voxel are added up first, because they share its clean value. How much the sum of such a map varies is estimated in two
+    ways, and the larger counts: by its integral range, which sees correlation near by, and by the sums of blocks, which see
+    weak correlation over long distances, too. Independent pixels would vary by miss (1 - miss) each.
     """
     found = np.full((groups, len(MISSES)), np.nan)
     for group in range(groups):
@@ -65,7 +68,7 @@ def effects(parts: Sequence[Part], groups: int) -> Float64[np.ndarray, " group m
                 residuals = _residuals(parts, chosen, miss)
                 spread = _range(parts, residuals)
                 voxels = sum(int(_valid(part).sum()) for part in parts)
-                variance = voxels * spread.variance * spread.range_voxels
+                variance = max(voxels * spread.variance * spread.range_voxels, _variance_by_blocks(residuals))
                 found[group, index] = max(variance / (miss * (1 - miss) * count), 1.0)
     return found
 
@@ -107,6 +110,23 @@ def _residuals(parts: Sequence[Part], chosen: Sequence[Bool[np.ndarray, " scan *
 
 def _range(parts: Sequence[Part], residuals: Sequence[np.ndarray]) -> Range:
     return integral_range([(residual, _valid(part)) for part, residual in zip(parts, residuals, strict=True)])
+
+
+def _variance_by_blocks(residuals: Sequence[np.ndarray]) -> float:
+    """Variance of the sum of all maps by the sums of their blocks: the largest over edges with enough blocks; 0 for none."""
+    found, edge = 0.0, SHORTEST
+    while sum(prod(size // edge for size in residual.shape) for residual in residuals) >= ENOUGH_BLOCKS:
+        # from the first voxel of every block to the first of the next; what is left over at the far ends is a block as well
+        sums = [_block_sums(residual, edge) for residual in residuals]
+        found = max(found, sum(float(np.square(part).sum()) for part in sums))
+        edge *= 2
+    return found
+
+
+def _block_sums(residual: np.ndarray, edge: int) -> np.ndarray:
+    for axis, size in enumerate(residual.shape):
+        residual = np.add.reduceat(residual, np.arange(0, size, edge), axis=axis)
+    return residual
 
 
 def _valid(part: Part) -> Bool[np.ndarray, " *space"]:
