@@ -380,12 +380,23 @@ def count(config: CalibrationConfig, arrays: Arrays, rules: Rules, content: Cont
             chosen = group == index
             for side, row in enumerate(rows):
                 tallies[Cell(0, side, index)].update(row[chosen], unit[chosen])
-    histograms = {cell: tally.histogram() for cell, tally in sorted(tallies.items())}
     effects = np.full((1, rules.score.sides, rules.groups.count, len(survey.MISSES)), np.nan)
     if kind == "block" and config.unit == "auto":
         effects[0] = [survey.effects(side, rules.groups.count) for side in parts]
-    # there is no noisy scan to compare with
-    return Scored((rules.score,), (rules.groups,), (rules.places,), histograms, (merged([]),), effects, kind, edge, radius), units
+    counts = Scored(
+        scores=(rules.score,),
+        groups=(rules.groups,),
+        places=(rules.places,),
+        histograms={cell: tally.histogram() for cell, tally in sorted(tallies.items())},
+        # there is no noisy scan to compare with
+        noisy=(merged([]),),
+        effects=effects,
+        noisy_effects=np.full((1, len(survey.MISSES)), np.nan),
+        unit_kind=kind,
+        unit_edge=edge,
+        radius=radius,
+    )
+    return counts, units
 
 
 def scored(

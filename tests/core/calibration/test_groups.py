@@ -80,7 +80,7 @@ def names(count):
 def merge_up_to(least, places, pixels):
     """Merging where a class needs so many pixels."""
     pixels = np.array(pixels)
-    return merge(names(len(pixels)), places, pixels, lambda members: int(pixels[list(members)].sum()) >= least)
+    return merge(names(len(pixels)), places, pixels, lambda members, _: int(pixels[list(members)].sum()) >= least)
 
 
 def test_large_groups_are_left_alone():
@@ -131,7 +131,7 @@ def test_a_group_that_never_occurred_does_not_move_the_one_that_it_joins():
 
 def test_no_group_is_asked_about_that_holds_no_pixels():
     asked = []
-    merge(names(3), line(0, 1, 2), np.array([4, 0, 5]), lambda members: asked.append(members) or True)
+    merge(names(3), line(0, 1, 2), np.array([4, 0, 5]), lambda members, _: asked.append(members) or True)
     assert sorted(asked) == [(0,), (2,)]
 
 

@@ -101,7 +101,7 @@ def merge(
     names: Sequence[str],
     places: Float[np.ndarray, " group d"],
     pixels: Int[np.ndarray, " group"],
-    is_large: Callable[[tuple[int, ...]], bool],
+    is_large: Callable[[tuple[int, ...], int], bool],
 ) -> Merging:
     """
     Join every group that is too small with the nearest, the smallest first, until all are large enough or one is left.
@@ -115,7 +115,8 @@ def merge(
     pixels
         Calibration pixels; a group without any goes with the nearest that has some.
     is_large
-        Whether groups, taken together, can have a threshold of their own.
+        Whether groups, taken together, can have a threshold of their own where there are so many classes; if they can with more
+        classes, they can with fewer.
     """
     classes: list[tuple[int, ...]] = [(group,) for group in np.flatnonzero(pixels).tolist()] or [(0,)]
 
@@ -133,7 +134,7 @@ def merge(
         if not waiting:
             break
         smallest = min(waiting, key=lambda members: (int(pixels[list(members)].sum()), members))
-        if is_large(smallest):
+        if is_large(smallest, len(classes)):
             settled.add(smallest)
             continue
         partner = nearest(smallest)

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int
 
-from behindthenoise.core.calibration.histogram import LEADING, Histogram, Tally, expect_numbers, keys, merged
+from behindthenoise.core.calibration.histogram import LEADING, PIECE, Histogram, Tally, expect_numbers, keys, merged
 from behindthenoise.errors import CalibrationError
 
 # Each call reads the scores and the ids of their units again, from the start, in any pieces.
@@ -82,7 +82,8 @@ def refine(histogram: Histogram, buckets: Sequence[int], chunks: Chunks) -> Hist
     wanted[histogram.upper[split] >> 16] = True
     tally = Tally(bits=32)
     for scores, units in chunks():
-        inside = wanted[keys(scores) >> 16]
+        parts = [wanted[keys(scores[start : start + PIECE]) >> 16] for start in range(0, scores.size, PIECE)]
+        inside = np.concatenate([np.empty(0, bool), *parts])
         tally.update(scores[inside], units[inside])
     rest = Histogram(histogram.units, histogram.upper[~split], histogram.exact[~split], histogram.counts[:, ~split])
     refined = merged([rest, tally.histogram()])
@@ -147,12 +148,12 @@ def bracket(chunks: Chunks, rank: int, total: int, sampled: Float32[np.ndarray, 
 
 def _bracket(share: float, sampled: Float32[np.ndarray, " run length"]) -> tuple[np.float32, np.float32]:
     """Values between which the score at a share of the way up almost surely lies."""
-    ordered = np.sort(sampled, axis=None)
-    place = ceil(share * ordered.size) - 1
+    size = sampled.size
+    place = ceil(share * size) - 1
+    middle = np.partition(sampled, place, axis=None)[place]
     # Neighbours are alike, so that a run tells less than its length: how much less, its share up to the middle shows.
-    between = float(np.mean(sampled <= ordered[place], axis=1).std(ddof=1)) / sqrt(len(sampled))
-    error = max(between, sqrt(share * (1 - share) / ordered.size)) + 1 / ordered.size
-    reach = ceil(STANDARD_ERRORS * error * ordered.size)
-    low = ordered[place - reach] if place >= reach else np.float32(-np.inf)
-    high = ordered[place + reach] if place + reach < ordered.size else np.float32(np.inf)
-    return low, high
+    between = float(np.mean(sampled <= middle, axis=1).std(ddof=1)) / sqrt(len(sampled))
+    reach = ceil(STANDARD_ERRORS * (max(between, sqrt(share * (1 - share) / size)) * size + 1))
+    low, high = place - reach, place + reach
+    ordered = np.partition(sampled, (max(low, 0), min(high, size - 1)), axis=None)
+    return ordered[low] if low >= 0 else np.float32(-np.inf), ordered[high] if high < size else np.float32(np.inf)

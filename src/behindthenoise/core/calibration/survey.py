@@ -54,8 +54,8 @@ def effects(parts: Sequence[Part], groups: int) -> Float64[np.ndarray, " group m
     """
     Pixels for each independent one, by group and share of misses (`MISSES`); at least 1, NaN for a group that does not occur.
 
-    A scan of a voxel that is missed counts 1 - miss, one that is covered -miss, and one of another group nothing; scans of one
-    voxel are added up first, because they share its clean value. How much the sum of such a map varies is estimated in two
+    A scan of a voxel that is missed counts 1 less the share of misses, one that is covered 0 less that share, and one of
+    another group nothing; scans of one voxel are added up first, because they share its clean value. How much the sum of such a map varies is estimated in two
     ways, and the larger counts: by its integral range, which sees correlation near by, and by the sums of blocks, which see
     weak correlation over long distances, too. Independent pixels would vary by miss (1 - miss) each.
     """
@@ -99,11 +99,13 @@ def union_effect(effects: Sequence[float], pixels: Sequence[int]) -> float:
 
 
 def _residuals(parts: Sequence[Part], chosen: Sequence[Bool[np.ndarray, " scan *space"]], miss: float) -> list[np.ndarray]:
-    """For every part, misses beyond the expected share, added up over the scans of a voxel."""
+    """For every part, misses beyond the mean share, added up over the scans of a voxel."""
     pooled = np.concatenate([part.scores[where] for part, where in zip(parts, chosen, strict=True)])
     threshold = np.quantile(pooled, 1 - miss, method="inverted_cdf")
+    # where many scores are equal, as those of empty pixels are, fewer than the expected share are missed
+    share = float((pooled > threshold).mean())
     return [
-        ((part.scores > threshold) & where).sum(axis=0) - miss * where.sum(axis=0)
+        ((part.scores > threshold) & where).sum(axis=0) - share * where.sum(axis=0)
         for part, where in zip(parts, chosen, strict=True)
     ]
 

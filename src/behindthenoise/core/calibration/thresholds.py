@@ -202,12 +202,11 @@ def choose(
 
 
 def merging_of(config: CalibrationConfig, counted: Counted) -> Merging:
-    """Classes of groups that are large enough for the guarantee; the promise is shared among all groups that occur."""
-    occurring = int(np.count_nonzero(counted.pixels))
+    """Classes of groups that are large enough for the guarantee, which they share."""
 
-    def is_large(members: tuple[int, ...]) -> bool:
+    def is_large(members: tuple[int, ...], classes: int) -> bool:
         try:
-            records = [counted.find(config, side, members, occurring).record for side in range(len(counted.sides))]
+            records = [counted.find(config, side, members, classes).record for side in range(len(counted.sides))]
         except CalibrationError:
             return False
         return all(float(str(record.get("effective_samples", FEWEST_EFFECTIVE))) >= FEWEST_EFFECTIVE for record in records)
