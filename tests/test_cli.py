@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +15,12 @@ from behindthenoise.config import parse
 from behindthenoise.stages import STAGES, module_of, specification
 
 VERBS = ["schema", "validate", *STAGES]
+# The calibration by itself, on other people's arrays; `calibrate` is a stage where it has a specification.
+ALONE = {
+    "calibrate": ("lower", "median", "upper", "truth", "spread", "mask", "tokens", "axes", "coverage", "guarantee", "out"),
+    "apply": ("calibration", "lower", "median", "upper", "spread", "tokens", "out"),
+    "levels": ("calibration", "out"),
+}
 GOOD = {"dataset": "some", "synthetic": {}, "network": {"depth": 3}}
 
 
@@ -35,7 +42,7 @@ def config_file(tmp_path):
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main([verb, "--help"])
+        main([verb, "--help", *(["--spec"] if verb in STAGES else [])])
     shown = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0
     assert f"usage: btn {verb}" in shown
@@ -44,12 +51,24 @@ def test_every_verb_has_help(verb, capsys):
         assert all(f"--{option}" in shown for option in (*STAGES[verb].paths, *STAGES[verb].lists, "spec"))
 
 
+@pytest.mark.parametrize("verb", ALONE)
+def test_every_verb_of_the_calibration_by_itself_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    assert f"usage: btn {verb}" in shown
+    assert all(f"--{option} " in shown for option in ALONE[verb])
+    assert "--pairs" not in shown
+
+
 def test_the_list_of_verbs_is_shown(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0
     assert all(stage.help in shown for stage in STAGES.values())
+    assert all(f" {verb} " in shown for verb in ALONE)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -62,7 +81,8 @@ def test_a_stage_has_exactly_the_options_of_its_function(stage, capsys):
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_option_may_be_left_out(stage, capsys):
     options = [*options_of(stage), "--spec", "nonsense"]
-    for index in range(0, len(options), 2):
+    # without a specification, `calibrate` is another command
+    for index in range(0, len(options) - 2 * (stage in ALONE), 2):
         with pytest.raises(SystemExit) as stopped:
             main([stage, *options[:index], *options[index + 2 :]])
         assert stopped.value.code == 2
@@ -100,6 +120,72 @@ def test_a_stage_does_its_work_and_records_it(tmp_path, capsys):
     assert graphs[0] == graphs[1] != graphs[2]
     assert (json.loads(graphs[0])["ndim"], json.loads(graphs[0])["in_channels"]) == (2, 2)
     assert "wire: done in" in capsys.readouterr().err
+
+
+@pytest.fixture
+def arrays(tmp_path, monkeypatch):
+    """Options that name arrays of ten images, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    median, error = random.normal(size=(2, 10, 16, 16)).astype(np.float32)
+    options = {}
+    for name, values in {"lower": median - 1, "median": median, "upper": median + 1, "truth": median + error}.items():
+        np.save(f"{name}.npy", values)
+        options[f"--{name}"] = f"{name}.npy"
+    return {**options, "--axes": "image y x", "--out": "calibration"}
+
+
+def command(verb, options):
+    return [verb, *(text for pair in options.items() for text in pair)]
+
+
+def test_arrays_are_calibrated_without_a_workflow(arrays, capsys):
+    assert main([*command("calibrate", arrays), "--support", "-9", "null", "--coverage", "0.8", "--guarantee", "crc"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("At least 80 % of the pixels of each channel are expected inside their interval in new images")
+    assert shown.endswith("written: calibration\n")
+    predictions = {name: arrays[name] for name in ("--lower", "--median", "--upper")}
+    assert main(command("apply", {"--calibration": "calibration", **predictions, "--out": "intervals"})) == 0
+    lower, upper, truth = np.load("intervals/lower.npy"), np.load("intervals/upper.npy"), np.load("truth.npy")
+    assert 0.8 <= ((lower <= truth) & (truth <= upper)).mean() < 0.9
+    assert main(["levels", "--calibration", "calibration"]) == 0
+    assert main(["levels", "--calibration", "calibration", "--out", "other.csv"]) == 0
+    assert Path("calibration/levels.csv").read_text() == Path("other.csv").read_text()
+    assert capsys.readouterr().out == "written: intervals\nwritten: calibration/levels.csv\nwritten: other.csv\n"
+
+
+def test_warnings_of_a_calibration_are_shown(arrays, capsys):
+    assert main([*command("calibrate", arrays), "--guarantee", "pooled"]) == 0
+    assert "warning: Guarantee 'pooled' counts every pixel as independent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--truth": "absent.npy"}, "absent.npy does not exist"),
+        ({"--coverage": "1.5"}, "options: calibration.coverage is 1.5"),
+        ({"--coverage": "much"}, "options: calibration.coverage is 'much'"),
+        ({"--score": "best"}, "options: calibration.score is 'best'"),
+        ({"--axes": "a b c"}, "--axes is 'a b c'"),
+        ({"--coverage": "0.95", "--guarantee": "crc"}, "it takes at least 19"),
+        ({"--score": "cqr-r", "--floor": "0"}, "floor 0 of score 'cqr-r'"),
+        ({"--block": "2"}, "calibration.block is 2"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_refused_in_one_line(arrays, changes, message, capsys):
+    assert main(command("calibrate", {**arrays, **changes})) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("btn calibrate: error: ") and message in shown.err
+    assert shown.err.count("\n") == 1
+    assert not Path("calibration").exists()
+
+
+@pytest.mark.parametrize("verb", ["apply", "levels"])
+def test_a_calibration_that_is_not_there_is_refused(arrays, verb, capsys):
+    needed = {"apply": {name: arrays[name] for name in ("--lower", "--median", "--upper", "--out")}, "levels": {}}[verb]
+    assert main(command(verb, {"--calibration": "absent", **needed})) == 2
+    assert f"btn {verb}: error: --calibration absent holds no certificate.json" in capsys.readouterr().err
 
 
 def test_a_valid_configuration_is_printed_with_its_defaults(config_file, capsys):

@@ -1,4 +1,4 @@
-"""The command `btn`: one verb for each step of the workflow."""
+"""The command `btn`: one verb for each step of the workflow, and the calibration by itself for other people's arrays."""
 
 import argparse
 import importlib
@@ -6,10 +6,35 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from behindthenoise import __version__, config
 from behindthenoise.errors import BehindTheNoiseError
 from behindthenoise.stages import STAGES, Spec, Stage, module_of
+
+# Arrays of somebody else's network, and what each one is.
+PREDICTED = {
+    "lower": "predicted lower quantile: an NPY file or the folder of a Zarr array",
+    "median": "predicted median",
+    "upper": "predicted upper quantile",
+}
+KNOWN = {"truth": "what was predicted, as real numbers"}
+OPTIONAL = {
+    "spread": "standard deviation of an ensemble's medians, for the score ensemble",
+    "tokens": "group of every voxel, from 1, known without the truth: each has a threshold of its own",
+}
+MASK = {"mask": "0 where a voxel does not calibrate; all others must be numbers"}
+# Keys of the configuration's section `calibration` that are options here.
+SETTINGS = ("coverage", "score", "guarantee", "failure", "shortfall", "unit", "block", "support")
+CALIBRATE = (
+    "Calibrate the intervals of any network, by arrays of its predictions and of the truth (docs/other_networks.md). With --spec "
+    "this is the workflow's step, which takes other options."
+)
+APPLY = "calibrated intervals of new predictions, by thresholds of `btn calibrate`"
+LEVELS = "thresholds of every guarantee at every level, from the counted scores of `btn calibrate`"
+FLOOR = "cqr-r, cqr-m, ensemble: least width to divide by; without it, a thousandth of the median predicted width"
+WEIGHT = "ensemble: weight of the spread beside the predicted width; choose it on training data. Default: 1."
+AXES = "'y x', 'z y x', 'image y x' or 'image z y x'; may be left out where the number of axes says it"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 for success, 2 where the user can mend what went wrong; the message is on standard error.
     """
-    options = vars(_parser().parse_args(arguments))
+    given = sys.argv[1:] if arguments is None else arguments
+    options = vars(_parser(in_workflow=any(word.split("=")[0] == "--spec" for word in given)).parse_args(given))
     verb = options.pop("verb")
     try:
         if verb == "schema":
@@ -30,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(config.load(options["config"]).model_dump_json(indent=2))
         elif verb == "draw":
             _draw(**options)
-        else:
+        elif "spec" in options:
             _run_stage(verb, options)
+        else:
+            _run_alone(verb, options)
     except BehindTheNoiseError as problem:
         print(f"btn {verb}: error: {problem}", file=sys.stderr)
         return 2
@@ -56,7 +84,27 @@ def _run_stage(verb: str, options: dict[str, str | Path | list[Path]]) -> None:
         module.run(spec, **options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _run_alone(verb: str, options: dict[str, Any]) -> None:
+    """Calibration of other people's arrays; what it promises, or where its results are, on standard output."""
+    module = importlib.import_module("behindthenoise.run.other_networks")
+    out = options.pop("out")
+    paths = {name: options.pop(name) for name in (*PREDICTED, *KNOWN, *OPTIONAL, *MASK) if name in options}
+    if verb == "levels":
+        out = out or options["calibration"] / "levels.csv"
+        module.levels(options["calibration"], out)
+    elif verb == "apply":
+        module.apply(options["calibration"], paths, out)
+    else:
+        settings = {name: value for name in SETTINGS if (value := options.pop(name)) is not None}
+        certificate = module.calibrate(paths, module.Options(module.settings(settings), **options), out)
+        print(certificate["statement"])
+        for warning in certificate["warnings"]:
+            print(f"warning: {warning}")
+    print(f"written: {out}")
+
+
+def _parser(*, in_workflow: bool) -> argparse.ArgumentParser:
+    """Parser of all verbs; `calibrate` is a step of the workflow only where it gets a specification."""
     parser = argparse.ArgumentParser(prog="btn", description=__doc__)
     parser.add_argument("--version", action="version", version=f"btn {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -67,8 +115,61 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("graph", type=Path, help="a member's graph.json")
     draw.add_argument("--picture", type=Path, metavar="PATH", help="svg, png or pdf; without it, an SVG beside the graph")
     for name, stage in STAGES.items():
-        _add_stage(verbs.add_parser(name, help=stage.help, description=stage.help), name, stage)
+        if name == "calibrate" and not in_workflow:
+            _add_calibrate(verbs.add_parser(name, help=stage.help, description=CALIBRATE))
+        else:
+            _add_stage(verbs.add_parser(name, help=stage.help, description=stage.help), name, stage)
+    _add_apply(verbs.add_parser("apply", help=APPLY, description=APPLY))
+    _add_levels(verbs.add_parser("levels", help=LEVELS, description=LEVELS))
     return parser
+
+
+def _add_arrays(parser: argparse.ArgumentParser, arrays: dict[str, str], *, required: bool) -> None:
+    for name, meaning in arrays.items():
+        parser.add_argument(f"--{name}", type=Path, required=required, metavar="PATH", help=meaning)
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    _add_arrays(parser, {**PREDICTED, **KNOWN}, required=True)
+    _add_arrays(parser, {**OPTIONAL, **MASK}, required=False)
+    parser.add_argument("--axes", metavar="NAMES", help=AXES)
+    for name in SETTINGS:
+        field = config.CalibrationConfig.model_fields[name]
+        about = f"{field.description} Default: {'null null' if name == 'support' else field.default}.".replace("%", "%%")
+        if name == "support":
+            parser.add_argument("--support", nargs=2, type=_end, metavar=("LOW", "HIGH"), help=about)
+        else:
+            parser.add_argument(f"--{name}", type=_scalar, metavar="VALUE", help=about)
+    parser.add_argument("--floor", type=float, metavar="WIDTH", help=FLOOR)
+    parser.add_argument("--spread-weight", type=float, default=1.0, metavar="VALUE", help=WEIGHT)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for thresholds, scores and certificate")
+
+
+def _add_apply(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calibration", type=Path, required=True, metavar="FOLDER", help="what `btn calibrate` has written")
+    _add_arrays(parser, PREDICTED, required=True)
+    _add_arrays(parser, OPTIONAL, required=False)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the arrays lower and upper")
+
+
+def _add_levels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calibration", type=Path, required=True, metavar="FOLDER", help="what `btn calibrate` has written")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="a CSV file; without it, levels.csv in that folder")
+
+
+def _scalar(text: str) -> float | int | str:
+    """A number where it is one; the configuration says which settings are."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _end(text: str) -> float | int | str | None:
+    """An end of the support; `null` where there is none."""
+    return None if text == "null" else _scalar(text)
 
 
 def _add_stage(parser: argparse.ArgumentParser, name: str, stage: Stage) -> None:

@@ -110,12 +110,17 @@ STAGES: dict[str, Stage] = {
         ("volume", "quantiles", "thresholds", "tokens", "store", "manifest"),
         ("jobs",),
     ),
+    "compare": Stage(
+        "look for signs that one volume is unlike the calibration data",
+        (),
+        ("pairs", "heldout", "labels", "scores", "quantiles", "finished", "shift"),
+    ),
     "gather": Stage(
         "collect the tables, facts and slices that the report shows",
         # what a sweep tries says nothing about this ensemble
         tuple(key for key in Config.model_fields if key != "sweep"),
         ("pairs", "evaluation", "certificate", "content"),
-        ("volumes", "records", "graphs"),
+        ("volumes", "shifts", "records", "graphs"),
     ),
     "report": Stage("draw the figures and the page", (), ("content", "slices", "page"), module="report.report"),
     "sweep": Stage(

@@ -1,5 +1,5 @@
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from behindthenoise.report import figures, page
-from behindthenoise.report.content import Certificate, Content, Slice
+from behindthenoise.report import cells, figures, page, style
+from behindthenoise.report.content import Certificate, Check, Content, Finding, Slice
 
 NAN = float("nan")
 SENTENCE = "In 9 of 10 new blocks, at least 90 % of the pixels hold their clean value."
@@ -45,22 +45,55 @@ def plane(names: Sequence[str], rows: int, columns: int, *, paired: bool) -> Sli
     )
 
 
-def content(field: Slice, volumes: tuple[Slice, ...] = ()) -> Content:
-    names = field.channel_names
-    certificate: Certificate = {
+def certificate(names: Sequence[str], tokens: int, sides: Sequence[str]) -> Certificate:
+    places = [
+        {"channel": name, "groups": f"token {token}", "side": side}
+        for name in names
+        for token in range(1, tokens + 1)
+        for side in sides
+    ]
+    return {
         "sentence": SENTENCE,
         "assumptions": ["blocks are exchangeable"],
-        "channels": [
-            {"channel": name, "units": 20, "pixels": 20480, "largest_unit": 1024, "rank": 18600, "threshold": -0.01234}
-            for name in names
+        "checked": ["roles are apart"],
+        "warnings": [],
+        "merged": [],
+        "guarantee": "pac",
+        "grouped_by": ["token"],
+        "threshold_unit": "counts",
+        "thresholds": [
+            {**place, "threshold": -0.01234, "units": 20, "pixels": 20480, "effective_samples": 939.785, "rank": 18600}
+            for place in places
+        ],
+        "alternatives": [
+            {**place, "pac": -0.01234, "crc": 0.5678, "tolerance": 0.1, "rcps": NAN, "pooled": -0.02} for place in places
         ],
     }
+
+
+def judged(index: int, coverage: float) -> dict[str, float]:
+    """What every table of groups has."""
+    bar = min(0.01 + 0.002 * index, 1 - coverage)
+    ends = {"coverage_low": coverage - bar, "coverage_high": coverage + bar}
+    return {"coverage": coverage, **ends, "pixels": 9900 + index, "units": 12, "width": 0.5 + 0.03 * index}
+
+
+def tenths(names: Sequence[str], rows: Callable[[int], dict[str, float]]) -> list[dict[str, float | str]]:
+    return [{"channel": name, "bin": k, "from": k / 10, "to": (k + 1) / 10, **rows(k)} for name in names for k in range(10)]
+
+
+def finding(name: str, *, flagged: bool) -> Finding:
+    return {"name": name, "p_value": 0.001, "effect": 0.2, "sentence": f"the {name} was looked at", "flagged": flagged}
+
+
+def content(field: Slice, volumes: tuple[Slice, ...] = (), *, tokens: int = 3, sides: Sequence[str] = ("both",)) -> Content:
+    names = field.channel_names
     return Content(
         dataset="blobs",
         version="0.1.0",
         created="2025-05-13",
         facts={"members": "20", "home": "https://example.org/where"},
-        certificate=certificate,
+        certificate=certificate(names, tokens, sides),
         coverage=0.9,
         channels=[
             {
@@ -70,9 +103,25 @@ def content(field: Slice, volumes: tuple[Slice, ...] = ()) -> Content:
                 "coverage_high": 0.93,
                 "pixels": 1234567,
                 "units": 12,
+                "unit_least": 0.8123,
+                "unit_five_percent": 0.8345,
+                "unit_median": 0.9123,
+                "missed_below": 0.0413,
+                "missed_above": 0.0575,
+                "slab_coverage": 0.7654,
+                "gap_tokens": 0.0123,
+                "gap_intensity": 0.0234,
                 "width": 0.6,
+                "width_median": 0.57,
                 "noisy_width": 2.79,
+                "noisy_coverage": 0.9056,
                 "width_reduction": 4.65,
+                "gaussian_reduction": 0.7777,
+                "interval_score": 0.789,
+                "weighted_interval_score": 0.1234,
+                "crps": 0.1222,
+                "ause": 0.2345,
+                "width_error_correlation": 0.4321,
                 "correlation_noisy": 0.7,
                 "correlation": 0.981,
                 "psnr_noisy": 18.5,
@@ -80,48 +129,60 @@ def content(field: Slice, volumes: tuple[Slice, ...] = ()) -> Content:
             }
             for index, name in enumerate(names)
         ],
-        intensity=[
-            {
-                "channel": name,
-                "bin": k,
-                "from": k / 10,
-                "to": (k + 1) / 10,
-                "coverage": 0.88 + k / 200,
-                "pixels": 99,
-                "width": 0.6,
-            }
+        token_coverage=[
+            {"channel": name, "token": token, **judged(token, 0.93 - 0.02 * (token % 3))}
             for name in names
-            for k in range(10)
+            for token in range(1, tokens + 1)
         ],
+        intensity=tenths(names, lambda k: judged(k, 0.88 + k / 200)),
+        widths=tenths(names, lambda k: judged(k, 0.86 + k / 130)),
         units=[
             {"channel": name, "unit": f"block {unit}", "coverage": 0.85 + unit / 100, "pixels": 1024}
             for name in names
             for unit in range(9)
         ],
+        reliability=[{"channel": name, "level": k / 100, **judged(1, (k / 100) ** 0.9)} for name in names for k in range(1, 99)],
+        pit=[{"channel": name, "from": k / 20, "to": (k + 1) / 20, "share": 0.03 + k / 475} for name in names for k in range(20)],
+        reference=[],
         ensemble=[
             {"members": k, "channel": name, "correlation": 0.981 - 0.005 / k, "width": 0.5 + 0.2 / k, "coverage": 0.8}
             for name in names
             for k in range(1, 21)
         ],
         tokens=[
-            {"token": k, "share": 0.25, "voxels": 1024} | {f"{key}_{name}": 1.5 * k for name in names for key in ("mean", "width")}
-            for k in range(1, 5)
+            {"token": k, "share": 1 / tokens, "voxels": 1024}
+            | {f"{key}_{name}": 1.5 * k for name in names for key in ("mean", "width")}
+            for k in range(1, tokens + 1)
         ],
         field=field,
         volumes=volumes,
+        checks=[],
         config_text="dataset: blobs\n",
     )
 
 
-ONE = content(plane(["intensity"], 64, 64, paired=True))
+REFERENCE = tenths(
+    ["intensity"],
+    lambda k: {
+        "pixels": 99,
+        "residual_variance": 2.0,
+        "noise_variance": 0.22 * k,
+        "noise_share": 0.11 * k,
+        "signal_coverage": 0.9 + 0.01 * k if k < 9 else NAN,
+        "width_factor": 1 - 0.1 * k,
+    },
+)
+ONE = replace(content(plane(["intensity"], 64, 64, paired=True)), reference=REFERENCE)
 THREE = content(
     plane(["Si", "Al", "Fe"], 200, 150, paired=False),
     volumes=(replace(plane(["Si", "Al", "Fe"], 64, 96, paired=True), name="large/map"),),
+    tokens=12,
+    sides=("below", "above"),
 )
 
 
 # Figures take seconds: where they do not matter, most are left out.
-QUICK = replace(ONE, intensity=[], units=[], ensemble=[])
+QUICK = replace(ONE, token_coverage=[], intensity=[], widths=[], units=[], reliability=[], pit=[], ensemble=[])
 
 
 @pytest.fixture(scope="module", params=[ONE, THREE], ids=["one paired channel", "three channels without clean"])
@@ -178,8 +239,11 @@ def test_every_figure_is_on_the_page_and_in_the_folder_and_shows_something(repor
 
 
 def test_line_plots_are_stored_as_vectors_too(report: tuple[Content, Path]) -> None:
-    drawn = {path.stem for path in report[1].parent.glob("figures/*.svg") if ElementTree.parse(path).getroot() is not None}
-    assert drawn == {"line_cut", "coverage_by_channel", "coverage_by_intensity", "unit_coverage", "ensemble_curves"}
+    told, path = report
+    drawn = {path.stem for path in path.parent.glob("figures/*.svg") if ElementTree.parse(path).getroot() is not None}
+    judging = {"channel", "token", "intensity", "width"}
+    expected = {"line_cut", "unit_coverage", "reliability", "pit", "ensemble_curves"} | {f"coverage_by_{by}" for by in judging}
+    assert drawn == (expected | {"reference_noise"} if told.reference else expected)
 
 
 def test_the_page_tells_the_promise_and_each_channels_coverage(report: tuple[Content, Path]) -> None:
@@ -199,13 +263,99 @@ def test_a_number_that_does_not_exist_reads_as_not_available(report: tuple[Conte
     assert not re.search(r"\bnan\b", text, flags=re.IGNORECASE)
 
 
-def test_a_missed_promise_is_said_at_the_top(tmp_path: Path) -> None:
+def html(shown: Content) -> str:
+    """The page without its figures, which take seconds."""
+    return page.rendered(shown, {})
+
+
+def read(shown: Content) -> str:
+    return " ".join(Tags(html(shown)).text.split())
+
+
+def top_of(shown: Content) -> str:
+    """What is read before the first image."""
+    return read(shown).split("The field")[0]
+
+
+def promising(shown: Content, **changed: object) -> Content:
+    changed_certificate: Certificate = {**shown.certificate, **changed}  # type: ignore[typeddict-item]  # keys of the certificate
+    return replace(shown, certificate=changed_certificate)
+
+
+def test_where_nothing_was_noticed_the_page_begins_without_a_warning() -> None:
+    assert "Before these intervals are used" not in read(QUICK)
+
+
+def test_a_missed_promise_is_said_at_the_top() -> None:
     rows = [{**row, "coverage": 0.85, "coverage_low": 0.83, "coverage_high": 0.87} for row in QUICK.channels]
-    kept, missed = (
-        Tags(page.write(shown, tmp_path).read_text(encoding="utf-8")).text for shown in (QUICK, replace(QUICK, channels=rows))
-    )
-    assert "the promise was missed" not in kept
-    assert "the promise was missed" in missed[: missed.index("The field")]
+    assert "coverage falls short of 90 %: intensity (85.0 %)" in top_of(replace(QUICK, channels=rows))
+
+
+def test_tokens_that_are_covered_too_rarely_are_named_at_the_top_if_they_were_promised() -> None:
+    told = "intensity in token 2 (60.0 %), intensity in token 1 (70.0 %). That is 2 of 3"
+    rows = [
+        {**row, "coverage": coverage, "coverage_high": high}
+        for row, coverage, high in zip(ONE.token_coverage, (0.7, 0.6, 0.89), (0.89, 0.85, 0.9), strict=True)
+    ]
+    short = replace(QUICK, token_coverage=rows)
+    assert told in top_of(short)
+    assert told not in top_of(promising(short, grouped_by=["intensity"]))
+
+
+def test_of_many_short_tokens_the_worst_are_named_and_the_others_counted() -> None:
+    rows = [{**row, "coverage": 0.5 + int(row["token"]) / 100, "coverage_high": 0.8} for row in THREE.token_coverage[:12]]
+    text = top_of(replace(QUICK, token_coverage=rows))
+    assert "Si in token 1 (51.0 %)" in text and "Si in token 5 (55.0 %) and 7 more." in text and "token 6" not in text
+
+
+def test_warnings_of_the_certificate_stand_at_the_top_and_many_can_be_unfolded() -> None:
+    warned = promising(QUICK, warnings=[f"warning {index}" for index in range(7)])
+    source = html(warned)
+    box = source[source.index("Before these intervals are used") : source.index("The field")]
+    open_part, folded = box.split("<details><summary>2 more</summary>")
+    assert re.findall(r"warning \d", open_part) == [f"warning {index}" for index in range(5)]
+    assert re.findall(r"warning \d", folded) == ["warning 5", "warning 6"]
+
+
+def checked(*findings: Finding, volume: str) -> Check:
+    return {
+        "volume": volume,
+        "same_field": False,
+        "specimen": f"The promise is about the specimen, not {volume}.",
+        "findings": findings,
+    }
+
+
+def with_check(*findings: Finding) -> Content:
+    volume = replace(QUICK.field, name="large", title="the large one")
+    return replace(QUICK, volumes=(volume,), checks=[checked(*findings, volume="large")])
+
+
+def test_what_is_flagged_about_a_volume_comes_first_there_and_is_said_at_the_top() -> None:
+    shown = with_check(finding("width", flagged=False), finding("median", flagged=True), finding("token", flagged=False))
+    text = read(shown)
+    top, below = text.split("The field")[0], text[text.index("the large one") :]
+    assert "Unlike the calibration data: volume large (1 of 3 checks)." in top
+    assert below.index("not large.") < below.index("the median was looked at") < below.index("the width was looked at")
+    assert "nothing unusual" not in text
+
+
+def test_a_volume_without_a_flag_says_so_and_still_what_the_promise_is_about() -> None:
+    text = read(with_check(finding("width", flagged=False), finding("median", flagged=False)))
+    assert "nothing unusual found (2 checks" in text
+    assert "The promise is about the specimen, not large." in text
+    assert "Before these intervals" not in text
+
+
+def test_a_volume_too_small_to_compare_is_not_called_usual() -> None:
+    text = read(with_check({**finding("size", flagged=False), "sentence": "too small to compare: 1 block"}))
+    assert "Too small to compare: 1 block." in text
+    assert "nothing unusual" not in text
+
+
+def test_a_volume_that_nobody_compared_carries_no_promise() -> None:
+    text = read(replace(with_check(), checks=[]))
+    assert "The promise is for the calibrated specimen; this volume was not compared with it." in text
 
 
 def test_names_with_special_characters_are_shown_as_they_are(tmp_path: Path) -> None:
@@ -220,20 +370,21 @@ def test_names_with_special_characters_are_shown_as_they_are(tmp_path: Path) -> 
     assert "</pre><img src=x>" in parsed.text
 
 
-def test_the_same_content_gives_the_same_bytes(report: tuple[Content, Path], tmp_path: Path) -> None:
-    told, first = report
-    second = page.write(told, tmp_path)
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (page.write(ONE, tmp_path / turn) for turn in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     for path in first.parent.glob("figures/*"):
         assert path.read_bytes() == (second.parent / "figures" / path.name).read_bytes(), path.name
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
-    bare = replace(THREE, channels=[], intensity=[], units=[], ensemble=[], tokens=[], volumes=())
+    without = {
+        name: [] for name in ("channels", "token_coverage", "intensity", "widths", "units", "reliability", "pit", "ensemble")
+    }
+    bare = replace(THREE, **without, tokens=[], volumes=())
     text = Tags(page.write(bare, tmp_path).read_text(encoding="utf-8")).text
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {"maps", "line_cut"}
-    assert "Tokens" not in text
-    assert "Coverage:" not in text
+    assert not re.search("Tokens|Coverage:|All levels|Width:|Noise of the clean scan|Volumes", text)
 
 
 def test_the_line_cut_takes_the_row_with_most_structure_among_test_rows() -> None:
@@ -271,18 +422,66 @@ def test_the_line_cut_finds_structure_at_the_far_end_of_a_wide_field() -> None:
     ],
 )
 def test_numbers_read_with_four_digits(value: float | int | str, text: str) -> None:
-    assert page.number(value) == text
+    assert cells.number(value) == text
 
 
 def test_percentages_read_with_one_digit_after_the_point() -> None:
-    assert [page.percent(value) for value in (0.8995, 1, NAN)] == ["90.0 %", "100.0 %", "n/a"]
+    assert [cells.percent(value) for value in (0.8995, 1, NAN)] == ["90.0 %", "100.0 %", "n/a"]
+    assert [cells.points(value) for value in (0.0123, NAN)] == ["1.2", "n/a"]
+
+
+def printed(shown: Content, name: str) -> list[dict[str, str]]:
+    """Rows of a printed table, by header."""
+    table = cells.tables(shown)[name]
+    return [dict(zip([column.header for column in table.columns], row, strict=True)) for row in table.rows]
+
+
+def test_the_certificate_has_a_row_for_every_channel_group_and_side() -> None:
+    rows = printed(THREE, "thresholds")
+    places = [(row["channel"], row["pixels of"], row["side"]) for row in rows]
+    assert len(set(places)) == len(places) == 3 * 12 * 2
+    assert rows[0]["threshold (counts)"] == "-0.01234"
+    assert rows[0]["effective samples (independent pixels)"] == "939.8"
+
+
+def test_effective_samples_are_left_out_where_the_guarantee_asks_for_none() -> None:
+    unknown = [{**row, "effective_samples": NAN} for row in ONE.certificate["thresholds"]]
+    assert "effective samples (independent pixels)" not in printed(promising(ONE, thresholds=unknown), "thresholds")[0]
+
+
+def test_a_guarantee_that_cannot_be_given_has_no_threshold_and_the_chosen_one_is_marked() -> None:
+    row = printed(ONE, "alternatives")[0]
+    assert (row["pac (this one)"], row["crc"], row["rcps"]) == ("-0.01234", "0.5678", "none")
+
+
+def test_the_page_tells_what_was_merged_and_what_was_checked() -> None:
+    text = read(promising(QUICK, merged=["token 1 and token 2 share one threshold"]))
+    assert "token 1 and token 2 share one threshold" in text[text.index("The certificate") :]
+    assert "roles are apart" in text
+
+
+def test_every_number_that_judges_the_intervals_is_on_the_page() -> None:
+    text = read(QUICK)
+    coverage = ("4.1 %", "5.8 %", "81.2 %", "83.5 %", "91.2 %", "76.5 %", "1.2", "2.3")
+    accuracy = ("0.5700", "2.790", "90.6 %", "4.650", "77.8 %", "0.7890", "0.1234", "0.1222", "0.2345", "0.4321")
+    assert [number for number in (*coverage, *accuracy) if number not in text] == []
+    assert "Coverage by width" not in text
+
+
+def test_noise_of_the_reference_is_shown_with_what_it_assumes_and_that_nothing_is_corrected() -> None:
+    text = read(QUICK)
+    section = text[text.index("Noise of the clean scan") :]
+    assert "assumes that this noise and the error of the denoised value are independent" in section
+    assert "Nothing is corrected for it" in section
+    assert "Noise of the clean scan" not in read(replace(QUICK, reference=[]))
+    assert printed(QUICK, "reference")[9]["implied coverage of the true signal"] == "n/a"
 
 
 def test_the_first_forty_tokens_have_colours_of_their_own_and_none_is_white() -> None:
-    colours = [figures.token_colour(token) for token in range(1, 41)]
+    colours = [style.token_colour(token) for token in range(1, 41)]
     assert len(set(colours)) == 40
     assert "#ffffff" not in colours
-    assert figures.token_colour(len(figures.TOKEN_COLOURS) + 1) == colours[0]
+    assert style.token_colour(len(style.TOKEN_COLOURS) + 1) == colours[0]
 
 
 def test_a_slice_without_tokens_or_roles_is_refused() -> None:

@@ -9,6 +9,7 @@ rule gather:
         records=of_members("train.json"),
         graphs=of_members("graph.json"),
         finished=expand(f"{R}/volumes/{{volume}}/finish.json", volume=VOLUMES),
+        shifts=expand(f"{R}/volumes/{{volume}}/shift.json", volume=VOLUMES),
     output:
         content=f"{R}/report/content.json",
         slices=f"{R}/report/slices.npz",
@@ -25,8 +26,8 @@ rule gather:
         spec=spec("gather"),
     shell:
         "python -m behindthenoise gather --pairs {params.pairs:q} --evaluation {params.evaluation:q}"
-        " --certificate {input.certificate:q} --volumes {params.volumes:q} --records {input.records:q}"
-        " --graphs {input.graphs:q} --content {output.content:q} --spec {params.spec:q} > {log:q} 2>&1"
+        " --certificate {input.certificate:q} --volumes {params.volumes:q} --shifts {input.shifts:q}"
+        " --records {input.records:q} --graphs {input.graphs:q} --content {output.content:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
 rule report:

@@ -1,4 +1,4 @@
-"""Whole fields and volumes: fetched, planned, inferred by several jobs, finished."""
+"""Whole fields and volumes: fetched, planned, inferred by several jobs, finished, compared with the calibration data."""
 
 
 def volume_sources(wildcards):
@@ -111,3 +111,32 @@ rule finish:
         "python -m behindthenoise finish --volume {params.volume:q} --quantiles {params.quantiles:q} --jobs {input.jobs:q}"
         " --thresholds {input.thresholds:q} --tokens {input.tokens:q} --store {params.store:q}"
         " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule compare:
+    input:
+        manifest=f"{R}/pairs.json",
+        average=f"{R}/ensemble/average.json",
+        label=f"{R}/ensemble/label.json",
+        scores=f"{R}/calibration/scores.npz",
+        token=f"{R}/volumes/{{volume}}/quantiles.zarr/zarr.json",
+        finish=f"{R}/volumes/{{volume}}/finish.json",
+    output:
+        shift=f"{R}/volumes/{{volume}}/shift.json",
+    log:
+        f"{LOGS}/compare/{{volume}}.log",
+    benchmark:
+        f"{BENCHMARKS}/compare/{{volume}}.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        pairs=f"{R}/pairs.zarr",
+        heldout=f"{R}/ensemble/heldout.zarr",
+        labels=f"{R}/ensemble/tokens.zarr",
+        quantiles=f"{R}/volumes/{{volume}}/quantiles.zarr",
+        finished=f"{R}/volumes/{{volume}}.ome.zarr",
+        spec=spec("compare"),
+    shell:
+        "python -m behindthenoise compare --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
+        " --scores {input.scores:q} --quantiles {params.quantiles:q} --finished {params.finished:q}"
+        " --shift {output.shift:q} --spec {params.spec:q} > {log:q} 2>&1"

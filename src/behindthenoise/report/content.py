@@ -66,12 +66,45 @@ class Certificate(TypedDict):
     """
     What is promised about the intervals, and on what grounds.
 
-    `channels` has one row per channel: channel, units, pixels, largest_unit, rank, threshold.
+    `thresholds` has a row for every channel, class of groups and side: channel, groups, side, threshold, units, pixels,
+    effective_samples (independent pixels; NaN where the guarantee does not ask for them), rank. `alternatives` has the same rows
+    with channel, groups, side, and under the name of each guarantee the threshold that it would give; NaN where it cannot be given.
+    `threshold_unit` is the unit of both; `grouped_by` names what groups depend on, besides the channel.
     """
 
     sentence: str
     assumptions: Sequence[str]
-    channels: Table
+    checked: Sequence[str]
+    warnings: Sequence[str]
+    merged: Sequence[str]
+    guarantee: str
+    grouped_by: Sequence[str]
+    threshold_unit: str
+    thresholds: Table
+    alternatives: Table
+
+
+class Finding(TypedDict):
+    """
+    Outcome of one check: what it looked at, probability of such a difference by chance, how large it is, all in words.
+
+    The name is `size` where a volume is too small to be compared.
+    """
+
+    name: str
+    p_value: float
+    effect: float
+    sentence: str
+    flagged: bool
+
+
+class Check(TypedDict):
+    """What a volume's inputs look like beside the calibration data; `specimen` says what the promise means for it."""
+
+    volume: str
+    same_field: bool
+    specimen: str
+    findings: Sequence[Finding]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,21 +123,36 @@ class Content:
     coverage
         Nominal coverage, in (0, 1).
     channels
-        Test data by channel: channel, coverage, coverage_low, coverage_high (95 % interval), pixels, units, width,
-        noisy_width (mean width of the interval that the noisy input alone would need), width_reduction
-        (`noisy_width / width`, larger is better), correlation_noisy, correlation, psnr_noisy, psnr (with the clean image; dB).
-    intensity
-        Test data by bin of the predicted median: channel, bin (0 is the darkest), from, to, coverage, pixels, width.
+        Test data by channel: channel, coverage, coverage_low, coverage_high (95 % interval), pixels, units; unit_least,
+        unit_five_percent, unit_median (coverage of single units); missed_below, missed_above (shares of the pixels),
+        slab_coverage; gap_tokens, gap_intensity (mean distance from the nominal coverage); width, width_median, noisy_width (mean
+        width of the interval that the noisy input alone would need, calibrated likewise), noisy_coverage, width_reduction
+        (`noisy_width / width`, larger is better), gaussian_reduction (share of a normal distribution's interval that is saved);
+        interval_score, weighted_interval_score, crps (in `value_unit`); ause, width_error_correlation; correlation_noisy,
+        correlation, psnr_noisy, psnr (with the clean image; dB).
+    token_coverage
+        Test data by token: channel, token, coverage, coverage_low, coverage_high, pixels, units, width.
+    intensity, widths
+        Test data by bin of the predicted median, and of the width: channel, bin (from 0), from, to, then as by token.
     units
         Test data by unit: channel, unit, coverage, pixels.
+    reliability
+        Test data by nominal coverage: channel, level, coverage, coverage_low, coverage_high, width.
+    pit
+        Histogram of the probability integral transform: channel, from, to, share.
+    reference
+        Noise of the clean image, where it is known, by bin of the predicted median: channel, bin, from, to, pixels, noise_variance,
+        residual_variance, noise_share, signal_coverage, width_factor.
     ensemble
         The first k members, before calibration: members (k), channel, correlation, width, coverage.
     tokens
-        By token: token, share (0 to 1), voxels, then mean_CHANNEL and width_CHANNEL for every channel.
+        What each token is made of: token, share (0 to 1), voxels, then mean_CHANNEL and width_CHANNEL for every channel.
     field
         A cut through the field with the slow scan.
     volumes
         Cuts through the other volumes.
+    checks
+        Of volumes, the field among them, against the calibration data.
     config_text
         The configuration as YAML.
     architecture
@@ -118,11 +166,17 @@ class Content:
     certificate: Certificate
     coverage: float
     channels: Table
+    token_coverage: Table
     intensity: Table
+    widths: Table
     units: Table
+    reliability: Table
+    pit: Table
+    reference: Table
     ensemble: Table
     tokens: Table
     field: Slice
     volumes: tuple[Slice, ...]
+    checks: Sequence[Check]
     config_text: str
     architecture: Architecture | None = None

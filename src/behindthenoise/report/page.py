@@ -2,7 +2,8 @@
 
 import base64
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,11 +16,14 @@ from matplotlib.figure import Figure
 
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.unet import UNet
-from behindthenoise.report import figures, wiring
+from behindthenoise.report import coverage, figures, wiring
+from behindthenoise.report.cells import number, percent, tables
 from behindthenoise.report.content import Content, Row, Slice, Table
+from behindthenoise.report.style import CHANNEL_LIMIT, PAGE_WIDTH, STYLE, token_colour
 
-Value = float | int | str
 Place = Literal["wide", "half", "beside"]
+AT_THE_TOP = 5  # warnings that are read before the first image, and items in one of them; more can be unfolded
+BY_CHANCE = 0.025  # of the groups, if all were covered as nominal, have their 95 % interval wholly below
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,6 @@ class Picture:
     place: Place
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of a printed table."""
-
-    key: str
-    header: str
-    text: Callable[[Value], str]
-
-
 def write(content: Content, folder: Path) -> Path:
     """
     Path of `report.html` in `folder`, written together with its figures in `folder/figures`.
@@ -64,51 +59,32 @@ def write(content: Content, folder: Path) -> Path:
     The same content gives the same bytes.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    with rc_context(figures.STYLE):
-        sections = {name: [_saved(drawing, folder) for drawing in drawings] for name, drawings in _drawings(content).items()}
-        volumes = [
-            (plane, [_saved(drawing, folder) for drawing in _volume_drawings(plane, index)])
-            for index, plane in enumerate(content.volumes, start=1)
-        ]
+    with rc_context(STYLE):
+        pictures = {name: [_saved(drawing, folder) for drawing in drawings] for name, drawings in _drawings(content).items()}
+    path = folder / "report.html"
+    path.write_text(rendered(content, pictures), encoding="utf-8", newline="\n")
+    return path
+
+
+def rendered(content: Content, pictures: Mapping[str, Sequence[Picture]]) -> str:
+    """The page as HTML, with pictures by section; `volume 1`, `volume 2` ... are those of the volumes."""
     template = resources.files("behindthenoise.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
     environment.filters["percent"] = percent
-    page = environment.from_string(template).render(
+    return environment.from_string(template).render(
         content=content,
-        pictures=sections,
-        volumes=volumes,
-        tables=_tables(content),
+        pictures=defaultdict(tuple, pictures),
+        tables=tables(content),
+        checks={check["volume"]: check for check in content.checks},
+        notices=_notices(content),
+        at_the_top=AT_THE_TOP,
         worst=_worst(content),
-        nominal=f"{100 * content.coverage:g} %",
-        shortfall=[row for row in content.channels if float(row["coverage_high"]) < content.coverage],
-        token_colour=figures.token_colour,
+        token_range=_token_range(content),
+        nominal=_nominal(content),
+        shortfall=_short(content.channels, content.coverage),
+        token_colour=token_colour,
     )
-    path = folder / "report.html"
-    path.write_text(page, encoding="utf-8", newline="\n")
-    return path
-
-
-def number(value: Value, *, digits: int = 4) -> str:
-    """A number with that many significant digits, thousands set apart by a narrow space; `n/a` for NaN, text as it is."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int):
-        return _grouped(value)
-    if not math.isfinite(value):
-        return "n/a" if math.isnan(value) else f"{value:.0f}".replace("inf", "∞")
-    if 1e4 <= abs(value) < 1e9:
-        return _grouped(round(value))
-    return f"{value:#.{digits}g}".rstrip(".") if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.{digits - 1}e}"
-
-
-def percent(value: Value) -> str:
-    """A fraction as a percentage with one digit after the point; `n/a` for NaN."""
-    return "n/a" if math.isnan(float(value)) else f"{100 * float(value):.1f} %"
-
-
-def _grouped(value: int) -> str:
-    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def _saved(drawing: Drawing, folder: Path) -> Picture:
@@ -127,8 +103,12 @@ def _drawings(content: Content) -> dict[str, Iterable[Drawing]]:
         "field": _field_drawings(content.field),
         "cut": _cut_drawings(content.field),
         "coverage": _coverage_drawings(content),
+        "width": _width_drawings(content),
+        "levels": _level_drawings(content),
+        "reference": _reference_drawings(content),
         "ensemble": _ensemble_drawings(content),
         "tokens": _token_drawings(content.field, "tokens"),
+        **{f"volume {index}": _volume_drawings(plane, index) for index, plane in enumerate(content.volumes, start=1)},
     }
 
 
@@ -149,9 +129,8 @@ def _field_drawings(plane: Slice) -> Iterator[Drawing]:
 
 def _map_drawing(plane: Slice, name: str) -> Drawing:
     reference = "" if plane.clean is None else ", clean"
-    limit = figures.CHANNEL_LIMIT
     count = len(plane.channel_names)
-    left_out = f" The first {limit} of {count} channels are shown." if count > limit else ""
+    left_out = f" The first {CHANNEL_LIMIT} of {count} channels are shown." if count > CHANNEL_LIMIT else ""
     return Drawing(
         name,
         figures.maps(plane),
@@ -183,11 +162,11 @@ def _cut_drawings(plane: Slice) -> Iterator[Drawing]:
 
 
 def _coverage_drawings(content: Content) -> Iterator[Drawing]:
-    nominal = f"{100 * content.coverage:g} %"
+    nominal, unit, left_out = _nominal(content), content.field.value_unit, _left_out(content)
     if content.channels:
         yield Drawing(
             "coverage_by_channel",
-            figures.coverage_by_channel(content.channels, content.coverage),
+            coverage.by_channel(content.channels, content.coverage),
             alt="Measured coverage of each channel against the nominal coverage",
             caption=f"Share of test pixels whose clean value lies inside the interval. The promise is {nominal} (dashed); "
             "the bar says how far chance alone may have moved the point. A bar that ends left of the line means intervals that "
@@ -198,23 +177,98 @@ def _coverage_drawings(content: Content) -> Iterator[Drawing]:
     if content.units:
         yield Drawing(
             "unit_coverage",
-            figures.unit_coverage(content.units, content.coverage),
+            coverage.by_unit(content.units, content.coverage),
             alt="Coverage of every test unit, sorted",
             caption="The same for every test unit (an image or a block of one) by itself, sorted. "
-            f"The promise of {nominal} is for their mean; a long tail at the left means places where the intervals hold less well.",
+            "A long tail at the left means places where the intervals hold less well.",
             place="half",
+            vector=True,
+        )
+    if content.token_coverage:
+        figure = coverage.by_token(content.token_coverage, content.coverage, unit)
+        yield Drawing(
+            "coverage_by_token",
+            figure,
+            alt="Coverage and interval width of every token",
+            caption="By token, that is, by what the pixels look like to the ensemble: coverage with its 95 % interval "
+            f"(top; {nominal} dashed) and mean interval width (bottom). Colours are those of the token map below. A token whose "
+            f"bar ends below the line is covered less often than {nominal}, even where its channel as a whole is not.{left_out}",
+            place="beside" if figure.get_figwidth() < PAGE_WIDTH else "wide",
             vector=True,
         )
     if content.intensity:
         yield Drawing(
             "coverage_by_intensity",
-            figures.coverage_by_intensity(content.intensity, content.coverage, content.field.value_unit),
+            coverage.by_intensity(content.intensity, content.coverage, unit),
             alt="Coverage and interval width over the predicted intensity",
-            caption="Coverage (top) and mean interval width (bottom) from dark to bright pixels, one step per bin of the "
-            f"predicted median. The dashed line is {nominal}: where the steps dip below it, pixels of that brightness are "
-            "covered less often than promised.",
+            caption="Coverage with its 95 % interval (top) and mean interval width (bottom) from dark to bright pixels, one step "
+            f"per tenth of the predicted medians. The dashed line is {nominal}: where the steps dip below it, pixels of that "
+            f"brightness are covered less often.{left_out}",
             vector=True,
         )
+
+
+def _width_drawings(content: Content) -> Iterator[Drawing]:
+    if content.widths:
+        yield Drawing(
+            "coverage_by_width",
+            coverage.by_width(content.widths, content.coverage, content.field.value_unit),
+            alt="Coverage over the width of the interval",
+            caption="Coverage with its 95 % interval from narrow to wide intervals, one step per tenth of them. If the widths say "
+            "how uncertain a pixel is, the steps follow the dashed line; if they rise, narrow intervals are too narrow and wide "
+            f"ones too wide.{_left_out(content)}",
+            vector=True,
+        )
+
+
+def _level_drawings(content: Content) -> Iterator[Drawing]:
+    place: Place = "half" if len(content.channels) == 1 else "wide"
+    if content.reliability:
+        yield Drawing(
+            "reliability",
+            coverage.reliability(content.reliability, content.coverage),
+            alt="Measured over nominal coverage at all levels from 1 to 99 %",
+            caption="The same networks, calibrated for every coverage from 1 to 99 %: measured against nominal. Above the "
+            "diagonal, intervals are wider than needed, as the margin of a guarantee makes them; below it, too narrow. Levels that "
+            f"the calibration data cannot promise are left out.{_left_out(content)}",
+            place=place,
+            vector=True,
+        )
+    if content.pit:
+        yield Drawing(
+            "pit",
+            coverage.pit(content.pit),
+            alt="Histogram of the probability integral transform",
+            caption="Where the clean values fall in what was predicted for them. Flat at the dashed line: right at every level. "
+            "A hill in the middle: intervals too wide; high ends: too narrow; a slope: predictions too high or too low."
+            f"{_left_out(content)}",
+            place=place,
+            vector=True,
+        )
+
+
+def _reference_drawings(content: Content) -> Iterator[Drawing]:
+    if content.reference:
+        yield Drawing(
+            "reference_noise",
+            coverage.reference_noise(content.reference, content.coverage, content.field.value_unit),
+            alt="Noise of the clean scan over intensity, and what it implies",
+            caption="How much of the variance between clean and denoised scan is the clean scan's own noise (top; dotted: all of "
+            f"it), and how often the intervals then hold the true signal (bottom; dashed: {_nominal(content)}). No step at the "
+            "bottom where the noise would be all of it or more: nothing follows from that."
+            f"{_left_out(content)}",
+            vector=True,
+        )
+
+
+def _nominal(content: Content) -> str:
+    return f"{100 * content.coverage:g} %"
+
+
+def _left_out(content: Content) -> str:
+    """What to add below a figure of more channels than it shows."""
+    count = len(content.field.channel_names)
+    return f" The first {CHANNEL_LIMIT} of {count} channels are shown." if count > CHANNEL_LIMIT else ""
 
 
 def _ensemble_drawings(content: Content) -> Iterator[Drawing]:
@@ -264,65 +318,51 @@ def _volume_drawings(plane: Slice, index: int) -> Iterator[Drawing]:
     yield from _token_drawings(plane, f"volume_{index}_{safe}_tokens")
 
 
-def _tables(content: Content) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """Headers and cells of every table."""
-    value_unit = content.field.value_unit
-    channels = (
-        Column("channel", "channel", number),
-        Column("coverage", "coverage", percent),
-        Column("coverage_low", "95 % interval from", percent),
-        Column("coverage_high", "to", percent),
-        Column("pixels", "test pixels", number),
-        Column("units", "test units", number),
-        Column("width", f"width ({value_unit})", number),
-        Column("noisy_width", f"noisy width ({value_unit})", number),
-        Column("width_reduction", "times narrower", number),
-        Column("correlation_noisy", "correlation, noisy", number),
-        Column("correlation", "correlation, denoised", number),
-        Column("psnr_noisy", "PSNR, noisy (dB)", number),
-        Column("psnr", "PSNR, denoised (dB)", number),
-    )
-    intensity = (
-        Column("channel", "channel", number),
-        Column("bin", "bin", number),
-        Column("from", f"from ({value_unit})", number),
-        Column("to", f"to ({value_unit})", number),
-        Column("coverage", "coverage", percent),
-        Column("pixels", "test pixels", number),
-        Column("width", f"width ({value_unit})", number),
-    )
-    tokens = (
-        Column("token", "token", number),
-        Column("share", "share", percent),
-        Column("voxels", "voxels", number),
-        *(
-            Column(f"{quantity}_{name}", f"{name}: {quantity} ({value_unit})", number)
-            for name in content.field.channel_names
-            for quantity in ("mean", "width")
-        ),
-    )
-    certificate = (
-        Column("channel", "channel", number),
-        Column("units", "calibration units", number),
-        Column("pixels", "calibration pixels", number),
-        Column("largest_unit", "largest unit (pixels)", number),
-        Column("rank", "rank of the threshold", number),
-        Column("threshold", "threshold", number),
-    )
-    return {
-        "channels": _cells(content.channels, channels),
-        "intensity": _cells(content.intensity, intensity),
-        "tokens": _cells(content.tokens, tokens),
-        "certificate": _cells(content.certificate["channels"], certificate),
-    }
+def _notices(content: Content) -> list[str]:
+    """What a reader must know before using the intervals, the gravest first."""
+    nominal, found = _nominal(content), []
+    if rows := _short(content.channels, content.coverage):
+        told = _told([f"{row['channel']} ({percent(row['coverage'])})" for row in rows])
+        found.append(
+            f"On test data coverage falls short of {nominal}: {told}. Chance alone hardly explains that; see the assumptions of "
+            "the certificate."
+        )
+    rows, every = _short(content.token_coverage, content.coverage), len(content.token_coverage)
+    if rows and "token" in content.certificate["grouped_by"]:
+        told = _told([f"{row['channel']} in token {row['token']} ({percent(row['coverage'])})" for row in rows])
+        found.append(
+            f"On test data coverage of single tokens falls short of {nominal}: {told}. That is {len(rows)} of {every}; were all of "
+            f"them covered as nominal, chance would still let about {BY_CHANCE * every:.1g} look like that."
+        )
+    flags = {check["volume"]: [finding["flagged"] for finding in check["findings"]] for check in content.checks}
+    if told := _told([f"volume {name} ({sum(flag)} of {len(flag)} checks)" for name, flag in flags.items() if any(flag)]):
+        found.append(
+            f"Unlike the calibration data: {told}. What was found stands beside the images; the promise need not hold there."
+        )
+    return [*found, *content.certificate["warnings"]]
 
 
-def _cells(rows: Table, columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
-    return [column.header for column in columns], [[column.text(row[column.key]) for column in columns] for row in rows]
+def _short(rows: Table, nominal: float) -> list[Row]:
+    """Rows whose 95 % interval lies wholly below the nominal coverage, the worst first."""
+    return sorted((row for row in rows if float(row["coverage_high"]) < nominal), key=lambda row: float(row["coverage"]))
+
+
+def _told(items: list[str]) -> str:
+    """Some items in one sentence, the first few by name."""
+    more = len(items) - AT_THE_TOP
+    return ", ".join(items[:AT_THE_TOP]) + (f" and {more} more" if more > 0 else "")
+
+
+def _token_range(content: Content) -> Mapping[str, tuple[float, float]]:
+    """Least and largest coverage of a token, for each channel that has several."""
+    found: dict[str, list[float]] = {}
+    for row in content.token_coverage:
+        found.setdefault(str(row["channel"]), []).append(float(row["coverage"]))
+    return {channel: (min(values), max(values)) for channel, values in found.items() if len(values) > 1}
 
 
 def _worst(content: Content) -> Mapping[str, Row]:
-    """Rows with the lowest coverage among the bins of intensity and among the units, where there are any."""
-    tables = {"bin": content.intensity, "unit": content.units}
-    measured = {name: [row for row in rows if not math.isnan(float(row["coverage"]))] for name, rows in tables.items()}
+    """Rows with the lowest coverage among tokens, bins of intensity and units, where there are any."""
+    judged = {"token": content.token_coverage, "bin": content.intensity, "unit": content.units}
+    measured = {name: [row for row in rows if not math.isnan(float(row["coverage"]))] for name, rows in judged.items()}
     return {name: min(rows, key=lambda row: float(row["coverage"])) for name, rows in measured.items() if rows}

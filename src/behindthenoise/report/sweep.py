@@ -14,7 +14,7 @@ from behindthenoise.config import NetworkConfig, Point, SweepConfig, TrainingCon
 from behindthenoise.io import tables
 from behindthenoise.io.record import log, read_json
 from behindthenoise.io.tables import Value
-from behindthenoise.report.figures import HALF_WIDTH, PAGE_WIDTH, STYLE
+from behindthenoise.report.style import HALF_WIDTH, PAGE_WIDTH, STYLE
 from behindthenoise.stages import Spec
 
 Where = tuple[str, str]

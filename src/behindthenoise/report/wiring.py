@@ -20,7 +20,7 @@ from behindthenoise.core.memory import bytes_per_voxel
 from behindthenoise.core.unet import UNet
 from behindthenoise.errors import ConfigError
 from behindthenoise.io.record import read_json
-from behindthenoise.report.figures import PAGE_WIDTH, STYLE
+from behindthenoise.report.style import PAGE_WIDTH, STYLE
 
 SUFFIXES = (".svg", ".png", ".pdf")
 LEAST_HEIGHT = 3.4  # inches

@@ -5,17 +5,13 @@ from math import inf, prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from behindthenoise.config import CalibrationConfig, InferenceConfig, TrainingConfig
 from behindthenoise.core import memory, patches
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.calibration.dependence import SMALLEST_EDGE
-from behindthenoise.core.calibration.guarantees import GUARANTEES
-from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.core.calibration.scores import Score, expect_support
+from behindthenoise.core.calibration.thresholds import expect_feasible
 from behindthenoise.core.calibration.thresholds import kind_of as score_kind
-from behindthenoise.core.calibration.thresholds import request
 from behindthenoise.core.calibration.units import Units, kind_of
 from behindthenoise.errors import ConfigError, MemoryLimitError
 from behindthenoise.io.record import log, read_json
@@ -58,9 +54,8 @@ def expect_units(config: CalibrationConfig, facts: dict[str, Any]) -> str:
     edge = SMALLEST_EDGE if config.block == "auto" else config.block
     count = len(boxes) if kind == "image" else len(boxes) * prod(Units.of(kind, edge, boxes).grid)
     sides = Score(score_kind(config.score, facts["value_unit"]), floor=1.0).sides
-    alike = Histogram.of(np.tile(np.arange(200, dtype=np.float32), count), np.repeat(np.arange(count), 200))
-    design = None if kind == "image" or config.unit == "block" else inf
-    GUARANTEES[config.guarantee](alike, request(config, sides, effective=design))
+    effective = inf if kind == "block" and config.unit == "auto" else None
+    expect_feasible(config, sides, count, facts["scans"] * facts["voxels"]["calibration"], effective)
     return f"{count} {kind}{'s' * (count != 1)}"
 
 

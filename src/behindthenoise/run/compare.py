@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import comb, prod
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,8 @@ def can_tell(volume: int, calibration: int, checks: int) -> bool:
         return False
     # two samples of one size have the same distance when they are exchanged
     alike = 2 if volume == calibration else 1
-    return checks * alike <= SIGNIFICANCE * comb(volume + calibration, volume)
+    volume, calibration = min(volume, MOST_BLOCKS), min(calibration, MOST_BLOCKS)  # all that is compared, and no number is huge
+    return checks * alike / SIGNIFICANCE <= comb(volume + calibration, volume)
 
 
 def too_small(volume: int, calibration: int, checks: int, shape: tuple[int, ...]) -> Finding:
@@ -287,7 +289,7 @@ def read_volume(raw: zarr.Array[Any], tokens: zarr.Array[Any], blocks: Blocks) -
             if not blocks.meets(0, space):
                 continue
             quantiles = np.asarray(raw[chunk])
-            for region in stores.blocks(tokens, space):
+            for region in filter(partial(blocks.meets, 0), stores.blocks(tokens, space)):
                 token = np.asarray(tokens[region])
                 inside = np.stack(np.nonzero(token != UNASSIGNED))
                 block = blocks.of(0, inside + np.array([[part.start] for part in region]))

@@ -6,7 +6,7 @@ What the workflow finds in its stores, and fixes on training voxels, comes from 
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import inf, prod
 from pathlib import Path
 from typing import Literal, cast
@@ -22,10 +22,10 @@ from behindthenoise.core.calibration.constants import FLOOR
 from behindthenoise.core.calibration.dependence import SMALLEST_EDGE, block_edge
 from behindthenoise.core.calibration.groups import Groups, Merging
 from behindthenoise.core.calibration.guarantees import GUARANTEES
-from behindthenoise.core.calibration.histogram import Histogram, Tally, merged
+from behindthenoise.core.calibration.histogram import Tally, merged
 from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.selection import Chunks
-from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, merging_of, request
+from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, expect_feasible, merging_of
 from behindthenoise.core.calibration.thresholds import kind_of as score_kind
 from behindthenoise.core.calibration.units import Box, Kind, Units, box_around, kind_of
 from behindthenoise.errors import CalibrationError, ConfigError, SourceError
@@ -42,7 +42,6 @@ MOST_TOKENS = 255
 # Scores that are kept one by one; beyond, they are counted in buckets, and thresholds are made exact by reading again.
 LOSSLESS = 1 << 20
 BLOCK_MISS = 0.1  # share of misses whose correlation decides how large a block is, whatever coverage is asked for
-ENOUGH_UNITS = 1 << 12  # to carry any guarantee at a level that anybody asks for
 
 Paths = Mapping[str, Path | None]
 
@@ -344,14 +343,9 @@ def expect_units(config: CalibrationConfig, kind: Kind, content: Content) -> Non
     present = [box for box in content.boxes if box is not None]
     edge = SMALLEST_EDGE if config.block == "auto" else config.block
     units = len(present) if kind == "image" else len(present) * prod(Units.of(kind, edge, content.boxes).grid)
-    if units > ENOUGH_UNITS:
-        return
-    values = np.arange(100, dtype=np.float32)
-    alike = Histogram.of(np.tile(values, units), np.repeat(np.arange(units), values.size))
-    alike = replace(alike, counts=alike.counts * max(1, content.voxels // (units * values.size)))
     sides = Score(score_kind(config.score, ""), floor=1.0).sides
     effective = inf if kind == "block" and config.unit == "auto" else None
-    GUARANTEES[config.guarantee](alike, request(config, sides, effective=effective))
+    expect_feasible(config, sides, units, content.voxels, effective)
 
 
 def fix(options: Options, arrays: Arrays, content: Content) -> Rules:

@@ -63,7 +63,7 @@ class Rules:
 
     scores: tuple[Score, ...]
     groups: tuple[Groups, ...]
-    intensities: tuple[Float64[np.ndarray, " bin"], ...]
+    intensities: tuple[Float64[np.ndarray, " _"], ...]
 
 
 def fit(config: CalibrationConfig, source: HeldOut, pairs: Path, samples: list[Sample], tokens: int) -> Rules:
@@ -98,7 +98,7 @@ def clean_at(pairs: Path, voxels: np.ndarray) -> np.ndarray:
 def read_parts(
     source: HeldOut, rules: Rules, boxes: list[Box | None]
 ) -> tuple[list[list[list[survey.Part]]], list[list[survey.Part]]]:
-    """The middle of each field with its scores and groups, for every channel and side; and those of the noisy scan, for every channel."""
+    """Middle of each field with scores and groups, for every channel and side; and that of the noisy scan, for every channel."""
     present = [(image, box) for image, box in enumerate(boxes) if box is not None]
     parts: list[list[list[survey.Part]]] = [[[] for _ in range(score.sides)] for score in rules.scores]
     noisy_parts: list[list[survey.Part]] = [[] for _ in rules.scores]

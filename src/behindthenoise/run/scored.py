@@ -62,7 +62,7 @@ class Scored:
 
     scores: tuple[Score, ...]
     groups: tuple[Groups, ...]
-    places: tuple[Float64[np.ndarray, " group d"], ...]
+    places: tuple[Float64[np.ndarray, " _ d"], ...]
     histograms: dict[Cell, Histogram]
     noisy: tuple[Histogram, ...]
     effects: Float64[np.ndarray, " channel side group miss"]

@@ -96,8 +96,8 @@ def refine(histogram: Histogram, buckets: Sequence[int], chunks: Chunks) -> Hist
 
 
 def sample(scores: Float32[np.ndarray, " n"], *, runs: int = 64, length: int = 8192) -> Float32[np.ndarray, " run length"]:
-    """Runs of neighbours, evenly spread over an array that may lie on disk; of a short one, shorter runs."""
-    length = max(1, min(length, scores.size // runs))
+    """Runs of neighbours, evenly spread over an array that may lie on disk; shorter ones where they would be over a 64th of it."""
+    length = max(1, min(length, scores.size // (64 * runs)))
     starts = np.linspace(0, scores.size - length, runs).astype(np.int64)
     return np.stack([scores[start : start + length] for start in starts])
 

@@ -55,9 +55,10 @@ def effects(parts: Sequence[Part], groups: int) -> Float64[np.ndarray, " group m
     Pixels for each independent one, by group and share of misses (`MISSES`); at least 1, NaN for a group that does not occur.
 
     A scan of a voxel that is missed counts 1 less the share of misses, one that is covered 0 less that share, and one of
-    another group nothing; scans of one voxel are added up first, because they share its clean value. How much the sum of such a map varies is estimated in two
-    ways, and the larger counts: by its integral range, which sees correlation near by, and by the sums of blocks, which see
-    weak correlation over long distances, too. Independent pixels would vary by miss (1 - miss) each.
+    another group nothing; scans of one voxel are added up first, because they share its clean value. How much the sum of such a
+    map varies is estimated in two ways, and the larger counts: by its integral range, which sees correlation near by, and by
+    the sums of blocks, which see weak correlation over long distances, too. Independent pixels would vary by miss (1 - miss)
+    each.
     """
     found = np.full((groups, len(MISSES)), np.nan)
     for group in range(groups):

@@ -1,7 +1,7 @@
 """From counted scores to the thresholds of every group, and back from thresholds to intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +19,8 @@ from behindthenoise.errors import CalibrationError
 
 # A group worth fewer independent pixels than this shares the threshold of its neighbour.
 FEWEST_EFFECTIVE = 30
+# So many units can carry whatever can be asked for.
+ENOUGH_UNITS = 4096
 
 Support = tuple[float | None, float | None]
 
@@ -40,7 +42,7 @@ class Calibration:
 
     scores: tuple[Score, ...]
     groups: tuple[Groups, ...]
-    thresholds: tuple[Float32[np.ndarray, " side group"], ...]
+    thresholds: tuple[Float32[np.ndarray, " side _"], ...]
 
     def interval(
         self,
@@ -79,6 +81,30 @@ def request(config: CalibrationConfig, sides: int, groups: int = 1, effective: f
     return Request(
         config.miscoverage / sides, config.allowed_failure / (sides * groups), config.allowed_shortfall / sides, effective
     )
+
+
+def expect_feasible(config: CalibrationConfig, sides: int, units: int, pixels: int, effective: float | None) -> None:
+    """
+    Nothing, if so many units could carry the guarantee at best: when all of them look alike and there is one group.
+
+    Parameters
+    ----------
+    pixels
+        Calibration pixels of all units.
+    effective
+        As in `request`.
+
+    Raises
+    ------
+    CalibrationError
+        Says how many units it takes.
+    """
+    if units > ENOUGH_UNITS:
+        return
+    values = np.arange(100, dtype=np.float32)
+    alike = Histogram.of(np.tile(values, units), np.repeat(np.arange(units), values.size))
+    alike = replace(alike, counts=alike.counts * -(-pixels // (units * values.size)))
+    GUARANTEES[config.guarantee](alike, request(config, sides, effective=effective))
 
 
 @dataclass(frozen=True, eq=False)

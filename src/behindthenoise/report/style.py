@@ -1,0 +1,111 @@
+"""What all figures share: settings of matplotlib, sizes, colours, ticks, and rows of tables as arrays."""
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.typing import RcKeyType
+
+from behindthenoise.report.content import Row, Table
+
+STYLE: dict[RcKeyType, object] = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "axes.axisbelow": True,
+    "figure.dpi": 120,
+    "savefig.dpi": 120,
+    "image.interpolation": "nearest",
+    # Names of channels and units come from the user and may hold a dollar sign.
+    "text.parse_math": False,
+    # The same content gives the same SVG.
+    "svg.hashsalt": "behindthenoise",
+}
+
+PAGE_WIDTH = 11.0  # inches: 1320 pixels, shown at up to 1100
+HALF_WIDTH = 5.4
+CHANNEL_LIMIT = 6  # rows of panels that still fit a page
+
+BLUE, ORANGE, GREEN, DARK, GRID = "#0072b2", "#d55e00", "#009e73", "#222222", "#e6e6e6"
+MARKERS = "osD^vPX*<>"
+
+# Okabe and Ito's seven colours, then greedily the colour farthest from all before it, and from white and light grey, in
+# OKLab: the least of the distances as seen with normal vision, protanopia and deuteranopia (Machado et al. 2009).
+_HEX = (
+    "e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7 5a1e00 002d78 0000ff 784b4b 5a87ff 3c2db4 96c396 b42d87 1e3c4b "
+    "b40f00 a5ffa5 0f69f0 ff4b69 5ad2ff 96e187 d21ec3 006978 ff78d2 f0c300 c34b3c e1b4d2 d28700 4b5a00 1ea5ff 4b3c87 "
+    "780f2d 78c35a 0000a5 78f0ff 5a3c69 a56996 4b78d2 87b4a5 691ed2 00874b 5a4ba5 c3d2b4 78004b b478c3 d2f0d2 4bff78"
+)
+TOKEN_COLOURS = tuple(f"#{colour}" for colour in _HEX.split())
+
+_SYMBOLS = {
+    "nanometer": "nm",
+    "micrometer": "µm",
+    "micron": "µm",
+    "um": "µm",
+    "millimeter": "mm",
+    "centimeter": "cm",
+    "meter": "m",
+    "angstrom": "Å",
+}
+
+
+def token_colour(token: int) -> str:
+    """Colour that a token, counted from 1, has in every figure and table; colours repeat after the last one."""
+    return TOKEN_COLOURS[(token - 1) % len(TOKEN_COLOURS)]
+
+
+def bare(figure: Figure) -> Figure:
+    """The figure without the upper and right frame of its axes."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def channels_of(rows: Table) -> list[str]:
+    """Channels of a table, each once, in its order."""
+    return list(dict.fromkeys(str(row["channel"]) for row in rows))
+
+
+def rows_of(rows: Table, channel: str) -> list[Row]:
+    """Rows of one channel."""
+    return [row for row in rows if row["channel"] == channel]
+
+
+def column(rows: Table, key: str) -> Float[np.ndarray, " n"]:
+    """Values of one column."""
+    return np.array([float(row[key]) for row in rows], dtype=np.float64)
+
+
+def above(values: Float[np.ndarray, " n"]) -> float:
+    """Upper end of an axis from 0 that leaves some room above all values."""
+    values = values[np.isfinite(values)]
+    return 1.1 * float(values.max(initial=0.0)) or 1.0
+
+
+def coverage_limits(values: Float[np.ndarray, " n"], nominal: float) -> tuple[float, float]:
+    """What there is and the nominal coverage, with some room, and never less than four percent of it."""
+    values = np.append(values[np.isfinite(values)], nominal)
+    low, high = min(float(values.min()), nominal - 0.02), max(float(values.max()), nominal + 0.02)
+    room = 0.08 * (high - low)
+    return max(low - room, -0.01), min(high + room, 1.01)
+
+
+def ticks(count: int) -> MaxNLocator:
+    """At most so many intervals between round numbers."""
+    return MaxNLocator(count, steps=[1, 2, 5, 10])
+
+
+def percents() -> FuncFormatter:
+    """Fractions as percentages."""
+    # No more digits than the ticks need; matplotlib's own formatter writes 90.00 %.
+    return FuncFormatter(lambda fraction, _: f"{100 * fraction:.6g} %")
+
+
+def symbol(unit: str) -> str:
+    """Short form of a unit of length."""
+    return _SYMBOLS.get(unit, unit)
