@@ -12,13 +12,14 @@ ensemble averages its members' quantiles.
     bags      each member leaves out 3 of 10 units, drawn at random; scored likewise
 
 New pixels get the interval of all members; or of the committee that scored one calibration unit, drawn at random (as many members
-as at calibration); or the one that counts all committees with their scores (CV+, Barber et al. 2021, arXiv:1905.02928). Units of
-the guarantee are as in the pipeline: images from five calibration images on, else their quarters; in a field always quarters.
+as at calibration); or the one that counts all committees with their scores (CV+, Barber et al. 2021, arXiv:1905.02928). As in
+the pipeline, images are the units from five calibration images on. With fewer, and always in a field, pac takes the integral range
+of the misses, and crc takes quarters of the images for units.
 
-Columns: units of the guarantee; members at calibration and test; root mean square error of the median, and width at the threshold
-that is exact on new pixels, both over those of an ensemble trained on all units; coverage without a guarantee (pooled); then for
-pac and crc the share of repetitions without a threshold, with coverage below 0.9, mean coverage, and width over that of the
-ensemble trained on all units at its exact threshold.
+Columns: units, images or quarters; members at calibration and test; root mean square error of the median, and width at the
+threshold that is exact on new pixels, both over those of an ensemble trained on all units; coverage without a guarantee (pooled);
+then for pac and crc the share of repetitions without a threshold, with coverage below 0.9, mean coverage, and width over that of
+the ensemble trained on all units at its exact threshold. Means and widths leave out repetitions without a threshold.
 
     python bench/cross_conformal.py
     python bench/cross_conformal.py --members 40 --units 12 20 --repetitions 100
@@ -27,6 +28,7 @@ ensemble trained on all units at its exact threshold.
 import argparse
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +36,8 @@ from coverage import REQUEST, gaussian_fields
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import expit
 
-from behindthenoise.core.calibration.guarantees import GUARANTEES
+from behindthenoise.core.calibration.dependence import field_design
+from behindthenoise.core.calibration.guarantees import GUARANTEES, Request
 from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.core.calibration.units import ENOUGH_IMAGES
 from behindthenoise.errors import CalibrationError
@@ -51,7 +54,7 @@ TARGET = float(1 - REQUEST.miscoverage)
 # A CV+ interval needs all scores at each pixel: few pixels, and quantiles of the scores of a unit.
 CV_PIXELS, CV_QUANTILES = 500, 64
 # Streams of randomness of one seed; those from 4 on are the numbers of units.
-NEW, BANK, LEAST_UNITS = 1, 2, 4
+NEW, BANK, LEAST = 1, 2, 4
 PROMISES = ("pac", "crc")
 HEADER = f"{'':>6} {'K':>3} {'way':>12} units   members   rmse  exact pooled" + "".join(
     f" | {guarantee:>5} fail   cover  width" for guarantee in PROMISES
@@ -78,7 +81,7 @@ class Pixels(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """Random features of a patch (column, feature); every member sees the first columns, the patch itself, and half of the rest."""
+    """Weights of the random features of a patch (column, feature), which stand beside the patch itself; number of members; penalty."""
 
     weights: np.ndarray
     members: int
@@ -156,9 +159,9 @@ def trained(learner: Learner, data: Pixels, uses: np.ndarray, rng: np.random.Gen
 
 
 def predicted(coefficients: tuple[np.ndarray, np.ndarray], features: np.ndarray) -> Members:
-    """What each member says of pixels."""
+    """What each member says of pixels; no error is taken for more than 1, twice the spread of the clean values."""
     median, error = np.split(features @ np.concatenate(coefficients, axis=1), 2, axis=-1)
-    return Members(median, np.float32(NORMAL_95) * np.exp(error - np.float32(LOG_NORMAL)))
+    return Members(median, np.float32(NORMAL_95) * np.exp(np.minimum(error - np.float32(LOG_NORMAL), 0)))
 
 
 class Test(NamedTuple):
@@ -191,28 +194,39 @@ def rmse(said: Members, test: Test) -> float:
 
 
 class Calibration(NamedTuple):
-    """Scores by unit and pixel, and what the pipeline would take for units of the guarantee."""
+    """Scores by image and pixel, number of units, and by guarantee a threshold and its rank: infinite and 0 if there is none."""
 
     scores: np.ndarray
-    histogram: Histogram
+    units: int
+    thresholds: dict[str, tuple[float, int]]
 
 
 def calibrated(said: Members, clean: np.ndarray, scenario: Scenario) -> Calibration:
-    """From predictions of the calibration images, (unit, pixel)."""
+    """From predictions of the calibration images, (image, pixel), by what the pipeline takes for units."""
     scores = np.abs(clean - said.median) - said.half
-    count = len(scores)
+    count, request = len(scores), REQUEST
     unit = np.repeat(np.arange(count), EDGE * EDGE)
     if not scenario.images or count < ENOUGH_IMAGES:
         half = np.arange(EDGE) // QUARTER
         unit = 4 * unit + np.tile(np.add.outer(2 * half, half).ravel(), count)
+        request = replace(REQUEST, design=lambda threshold: worth(scores, threshold))
     order = np.argsort(unit, kind="stable")
-    return Calibration(scores, Histogram.of(scores.ravel()[order], unit[order]))
+    histogram = Histogram.of(scores.ravel()[order], unit[order])
+    return Calibration(
+        scores, histogram.units.size, {name: threshold_of(name, histogram, request) for name in ("pooled", *PROMISES)}
+    )
 
 
-def threshold_of(guarantee: str, histogram: Histogram) -> tuple[float, int]:
+def worth(scores: np.ndarray, threshold: float) -> float:
+    """Independent pixels that the images are worth, by the integral range of their misses."""
+    fields = [(miss.astype(np.float64), np.ones(miss.shape, bool)) for miss in (scores > threshold).reshape(-1, EDGE, EDGE)]
+    return field_design(fields, REQUEST.miscoverage).effective_samples
+
+
+def threshold_of(guarantee: str, histogram: Histogram, request: Request) -> tuple[float, int]:
     """Threshold and rank; infinite and 0 where there are too few units."""
     try:
-        found = GUARANTEES[guarantee](histogram, REQUEST)
+        found = GUARANTEES[guarantee](histogram, request)
     except CalibrationError:
         return np.inf, 0
     return found.threshold, int(str(found.record["rank"]))
@@ -292,14 +306,13 @@ def committees(uses: np.ndarray) -> np.ndarray:
 def row(said: Members, test: Test, calibration: Calibration, reference: Reference, sizes: tuple[float, float]) -> Row:
     """An ensemble, or committees of which one is drawn; `sizes`: members at calibration and at test."""
     own = tested(said, test, exact_threshold(said, test)).width / reference.width
-    pooled = tested(said, test, threshold_of("pooled", calibration.histogram)[0]).coverage
+    pooled = tested(said, test, calibration.thresholds["pooled"][0]).coverage
     promises: list[float] = []
     for guarantee in PROMISES:
-        threshold, _ = threshold_of(guarantee, calibration.histogram)
+        threshold, _ = calibration.thresholds[guarantee]
         outcome = tested(said, test, threshold) if np.isfinite(threshold) else Outcome(1.0, np.inf)
         promises += [outcome.coverage, outcome.width / reference.width]
-    units = calibration.histogram.units.size
-    return Row(units, *sizes, rmse(said, test) / reference.rmse, own, pooled, tuple(promises))
+    return Row(calibration.units, *sizes, rmse(said, test) / reference.rmse, own, pooled, tuple(promises))
 
 
 def cv_row(by_unit: Members, test: Test, calibration: Calibration, every: Row, width: float) -> Row:
@@ -308,7 +321,7 @@ def cv_row(by_unit: Members, test: Test, calibration: Calibration, every: Row, w
     part, some = Members(by_unit.median[few], by_unit.half[few]), Test(test.features[few], test.clean[few])
     outcomes = []
     for guarantee in ("pooled", *PROMISES):
-        threshold, rank = threshold_of(guarantee, calibration.histogram)
+        threshold, rank = calibration.thresholds[guarantee]
         if not np.isfinite(threshold):
             outcomes.append(Outcome(1.0, np.inf))
             continue
@@ -390,7 +403,7 @@ def line(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, nargs="+", default=[4, 6, 8, 12, 20], help="units in all")
-    parser.add_argument("--repetitions", type=int, default=150, help="fresh data sets for each row")
+    parser.add_argument("--repetitions", type=int, default=120, help="fresh data sets for each row")
     parser.add_argument("--members", type=int, default=10, help="members of an ensemble")
     parser.add_argument("--features", type=int, default=150, help="random features in the bank beside the patch itself")
     parser.add_argument("--ridge", type=float, default=0.3, help="penalty; smaller overfits more")
@@ -398,8 +411,10 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, default=30, help="pixels of each new image")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if min(options.units) < LEAST_UNITS:
-        parser.error(f"--units {min(options.units)} leaves too few to split; use {LEAST_UNITS} or more")
+    if min(*options.units, options.members) < LEAST:
+        parser.error(
+            f"fewer than {LEAST} units or members cannot leave each unit out once and train on the rest; use {LEAST} or more"
+        )
     began = time.process_time()
     learner = learner_of(options.features, options.members, options.ridge, np.random.default_rng([options.seed, BANK]))
     print(f"{options.repetitions} repetitions; {options}; {REQUEST}")

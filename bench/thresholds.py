@@ -115,8 +115,8 @@ def stream(size: int) -> None:
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start, stop in chunked(size):
             with clock:
-                scores = generated(start, stop)
-            yield scores, unit_ids(start, stop, size)
+                part = generated(start, stop), unit_ids(start, stop, size)
+            yield part
 
     def spread() -> np.ndarray:
         starts = np.linspace(0, size - RUN, RUNS).astype(int) // CHUNK * CHUNK
@@ -277,7 +277,7 @@ def generated(start: int, stop: int) -> np.ndarray:
 
 def unit_ids(start: int, stop: int, size: int) -> np.ndarray:
     """Units follow each other, like the images that scores come from."""
-    return np.full(stop - start, start * UNITS // size)
+    return np.full(stop - start, start * UNITS // size, np.int16)
 
 
 def expect_rank(size: int, miscoverage: Fraction) -> int:

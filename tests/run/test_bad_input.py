@@ -137,7 +137,9 @@ def test_too_few_calibration_units(folder, capsys):
     assert check(configure(calibration={"guarantee": "crc", "unit": "image"})) == 2
     assert "1 calibration unit cannot promise 90 % coverage with guarantee 'crc'" in capsys.readouterr().err
     assert check(configure(calibration={"guarantee": "tolerance", "block": 24})) == 2
-    assert "1 calibration unit cannot promise 90 % coverage with guarantee 'tolerance' in 90 % of new units" in capsys.readouterr().err
+    assert (
+        "1 calibration unit cannot promise 90 % coverage with guarantee 'tolerance' in 90 % of new units" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

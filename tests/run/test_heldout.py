@@ -11,7 +11,7 @@ from behindthenoise.io import stores
 from behindthenoise.run import label, models
 from behindthenoise.stages import Spec
 
-CASES = {"2d": ((15, 23), 1, 1), "2d, images and scans": ((12, 13), 2, 2), "3d, images and scans": ((5, 7, 8), 2, 3)}
+CASES = {"2d": ((13, 20), 1, 1), "2d, images and scans": ((8, 13), 2, 2), "3d, images and scans": ((5, 6, 7), 2, 2)}
 ROLES = [int(TRAIN), int(CALIBRATION), int(TEST)]
 
 
@@ -31,7 +31,7 @@ def experiment(request, fields, write, tmp_path_factory):
     """In chunks that hold a whole field, or that cut it with a remainder."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "many chunks":
-            patch.setattr(stores, "CHUNK", {2: 9, 3: 4})
+            patch.setattr(stores, "CHUNK", {2: 9, 3: 5})
         return write(tmp_path_factory.mktemp("heldout"), fields)
 
 

@@ -46,7 +46,9 @@ def test_the_noise_that_repeated_scans_show_is_that_of_their_mean():
     test = Judged(np.stack([ends[0], median, ends[1]]), flat, flat, truth, whole.astype(np.uint8), whole, *ends, difference)
     rows = reference_noise(test, "a.u.", settings.CalibrationConfig().miscoverage)
     assert [row["noise_variance"] for row in rows] == pytest.approx([0.18] * 10, rel=0.05)
-    assert reference_noise(Judged(*[getattr(test, name) for name in FIELDS]), "a.u.", settings.CalibrationConfig().miscoverage) == []
+    assert (
+        reference_noise(Judged(*[getattr(test, name) for name in FIELDS]), "a.u.", settings.CalibrationConfig().miscoverage) == []
+    )
 
 
 FIELDS = ("quantiles", "spread", "noisy", "truth", "token", "unit", "lower", "upper")

@@ -6,6 +6,7 @@ from math import ceil, inf
 import numpy as np
 import pytest
 
+from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration import survey
 from behindthenoise.core.calibration.histogram import Histogram, values
 from behindthenoise.core.calibration.units import Units
@@ -15,13 +16,13 @@ from behindthenoise.io import stores
 from behindthenoise.run import calibrate, score
 from behindthenoise.run import thresholds as stored
 
-CASES = {"one field": {"shape": (18, 26)}, "volume": {"shape": (5, 6, 12), "scans": 2}, "images": {"shape": (9, 12), "images": 6}}
-KINDS = ["cqr", "cqr-r", "cqr-m", "asymmetric", "ensemble"]
+CASES = {"one field": {"shape": (18, 26)}, "volume": {"shape": (5, 8, 16), "scans": 2}, "images": {"shape": (9, 12), "images": 5}}
 
 
-@pytest.fixture(params=CASES)
-def fields(request, simulate):
-    return simulate(**CASES[request.param])
+@pytest.fixture(autouse=True)
+def few_levels(monkeypatch):
+    """The table of levels is the slowest part, and one level in it is as good as another."""
+    monkeypatch.setattr(calibrate, "LEVELS", (2, 50, 90, 99))
 
 
 def conformity(rule, quantiles, truth, spread):
@@ -62,8 +63,12 @@ def expected_rows(experiment, fields, counted, channel):
     return rows, group, unit
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_cell_counts_the_scores_of_its_voxels_and_no_others(kind, fields, make):
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [("one field", "cqr"), ("one field", "cqr-r"), ("one field", "ensemble"), ("volume", "asymmetric"), ("images", "cqr-m")],
+)
+def test_each_cell_counts_the_scores_of_its_voxels_and_no_others(case, kind, simulate, make):
+    fields = simulate(**CASES[case])
     experiment = make(fields)
     counted = experiment.score(score=kind, groups=["token", "intensity"], intensity_bins=2, unit="block", block=4)
     seen = set()
@@ -81,7 +86,8 @@ def test_each_cell_counts_the_scores_of_its_voxels_and_no_others(kind, fields, m
     assert seen == set(counted.histograms)
 
 
-def test_the_noisy_scan_is_judged_as_its_own_prediction(fields, make):
+def test_the_noisy_scan_is_judged_as_its_own_prediction(simulate, make):
+    fields = simulate(**CASES["volume"])
     experiment = make(fields)
     counted = experiment.score(unit="block", block=4)
     where = np.broadcast_to((fields.role == CALIBRATION)[:, None], fields.tokens.shape)
@@ -92,7 +98,7 @@ def test_the_noisy_scan_is_judged_as_its_own_prediction(fields, make):
 
 @pytest.mark.parametrize(("images", "asked", "expected"), [(4, "auto", "block"), (5, "auto", "image"), (5, "block", "block")])
 def test_images_are_units_where_enough_of_them_calibrate(images, asked, expected, simulate, make):
-    fields = simulate((9, 12), images=images + 1)
+    fields = simulate((9, 12), images=images + 1, channels=1)
     fields.role[-1][fields.role[-1] == CALIBRATION] = TRAIN
     counted = make(fields).score(unit=asked)
     assert counted.unit_kind == expected
@@ -159,8 +165,8 @@ def test_channels_may_have_bins_of_their_own_number(simulate, make):
         assert counted.counted(channel).pixels.sum() == (fields.role == CALIBRATION).sum()
 
 
-def test_what_was_scored_is_read_back_as_it_was(fields, make):
-    experiment = make(fields)
+def test_every_group_that_a_voxel_may_have_has_a_name_a_place_and_its_scores(simulate, make):
+    experiment = make(simulate(**CASES["one field"]))
     counted = experiment.score(groups=["token", "intensity"], score="cqr-m", unit="block")
     for channel, groups in enumerate(counted.groups):
         counts = counted.counted(channel)
@@ -170,14 +176,13 @@ def test_what_was_scored_is_read_back_as_it_was(fields, make):
     assert counted.unit_kind == "block"
 
 
-@pytest.mark.parametrize("guarantee", ["pac", "crc", "pooled"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "guarantee"), [("one field", "pac"), ("volume", "crc"), ("images", "pac")])
 def test_chunks_and_buckets_leave_every_bit_of_the_thresholds(case, guarantee, simulate, make, monkeypatch):
     """As a whole and one by one; in chunks that do not fit, and in buckets that are read again."""
     fields = simulate(**CASES[case])
     asked = {"guarantee": guarantee, "coverage": 0.6, "failure": 0.4, "score": "asymmetric", "block": 4}
     found = []
-    for name, edge, lossless in (("whole", 64, score.LOSSLESS), ("pieces", 5, 0)):
+    for name, edge, lossless in (("whole", 64, score.LOSSLESS), ("pieces", 10, 0)):
         monkeypatch.setattr(stores, "CHUNK", {2: edge, 3: edge})
         monkeypatch.setattr(score, "LOSSLESS", lossless)
         experiment = make(fields, name)
@@ -189,7 +194,7 @@ def test_chunks_and_buckets_leave_every_bit_of_the_thresholds(case, guarantee, s
         np.testing.assert_equal(one, other)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["cqr-m", "asymmetric"])
 def test_intervals_hold_on_calibration_voxels_what_was_counted(kind, simulate, make, chosen):
     fields = simulate((30, 44))
     experiment = make(fields)
@@ -212,16 +217,15 @@ def test_intervals_hold_on_calibration_voxels_what_was_counted(kind, simulate, m
         assert 0.75 < (error <= threshold + 1e-5).mean() < 0.9
 
 
-@pytest.mark.parametrize("kind", ["cqr", "asymmetric"])
-def test_the_table_of_levels_holds_the_thresholds_of_every_level(kind, simulate, make):
+def test_the_table_of_levels_holds_the_thresholds_of_every_level(simulate, make):
     fields = simulate((30, 44))
     experiment = make(fields)
-    asked = {"score": kind, "guarantee": "pooled", "coverage": 0.9}
+    asked = {"score": "asymmetric", "guarantee": "pooled", "coverage": 0.9}
     counted = experiment.score(**asked)
     calibration, _, certificate = experiment.calibrate(**asked)
     rows = experiment.levels()
-    sides = 2 if kind == "asymmetric" else 1
-    assert len(rows) == 2 * 99 * sides * 3
+    sides = 2
+    assert len(rows) == 2 * 4 * sides * 3
     direct = {}
     for channel in range(2):
         scores, group, _ = expected_rows(experiment, fields, counted, channel)
@@ -241,11 +245,11 @@ def test_the_table_of_levels_holds_the_thresholds_of_every_level(kind, simulate,
 
 
 def test_the_certificate_says_what_the_data_are(simulate, make):
-    single = make(simulate((30, 44), scans=3), "single")
+    single = make(simulate((30, 44), scans=3, channels=1), "single")
     single.score()
     basis = single.calibrate(coverage=0.6)[2]["basis"]
     assert (basis["fields"], basis["scans"], basis["one_field"], basis["grouped_by"]) == (1, 3, True, ["token"])
-    several = make(simulate((10, 12), images=7), "several")
+    several = make(simulate((10, 12), images=7, channels=1), "several")
     several.score(groups=[])
     certificate = several.calibrate(coverage=0.6, groups=[])[2]
     basis = certificate["basis"]
@@ -255,7 +259,7 @@ def test_the_certificate_says_what_the_data_are(simulate, make):
 
 
 def test_what_cannot_be_promised_ends_in_an_error(simulate, make):
-    experiment = make(simulate((9, 12), images=6))
+    experiment = make(simulate((9, 12), images=6, channels=1))
     experiment.score()
     with pytest.raises(CalibrationError, match=r"6 calibration units cannot promise 90 % coverage .* at least 9"):
         experiment.calibrate(guarantee="crc")
@@ -295,7 +299,7 @@ def test_thresholds_are_read_back_to_the_bit(simulate, make):
     experiment = make(simulate((30, 44)))
     counted = experiment.score(groups=["token", "intensity"], intensity_bins=2)
     asked = {"coverage": 0.6, "groups": ["token", "intensity"], "intensity_bins": 2}
-    config = experiment.spec("calibrate", **asked).get("calibration", calibrate.CalibrationConfig)
+    config = experiment.spec("calibrate", **asked).get("calibration", CalibrationConfig)
     chosen = calibrate.thresholds_of(config, counted, experiment.source)
     calibration, noisy, _ = experiment.calibrate(**asked)
     for own, read in zip(chosen, calibration.thresholds, strict=True):
@@ -312,7 +316,7 @@ def test_thresholds_are_read_back_to_the_bit(simulate, make):
 
 def test_every_channel_and_token_of_independent_pixels_is_covered_as_asked_for(simulate, make):
     """By `score`, `calibrate` and the intervals on test voxels, within half a point."""
-    fields = simulate((500, 900), reach=0, members=1, roles=(1, 2, 2, 2, 2, 3, 3, 3, 3))
+    fields = simulate((400, 720), reach=0, members=1, roles=(1, 2, 2, 2, 2, 3, 3, 3, 3))
     experiment = make(fields)
     asked = {"guarantee": "pooled", "unit": "block", "block": 64, "score": "cqr-m"}
     experiment.score(**asked)

@@ -62,7 +62,7 @@ def recorded(verb: str, options: Mapping[str, object]) -> Iterator[None]:
     seconds = round(time.monotonic() - start, 2)
     peak = peak_memory_bytes()
     log(f"{verb}: done in {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB")
-    target = next((options[key] for key in ("manifest", "certificate", "page") if key in options), None)
+    target = next((options[key] for key in ("manifest", "page", "content", "certificate") if key in options), None)
     if isinstance(target, Path):
         write_json(run_record(target), {"verb": verb, "seconds": seconds, "peak_memory_bytes": peak, **environment()})
 

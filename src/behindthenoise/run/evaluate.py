@@ -17,7 +17,7 @@ from behindthenoise.io.record import file_digest, log, write_json
 from behindthenoise.run import judge
 from behindthenoise.run import scored as counts_on_disk
 from behindthenoise.run import thresholds as stored
-from behindthenoise.run.heldout import HeldOut
+from behindthenoise.run.heldout import HeldOut, Piece
 from behindthenoise.run.judge import Judged, Row
 from behindthenoise.run.scored import Scored
 from behindthenoise.stages import Spec
@@ -73,15 +73,20 @@ def run(
     write_json(manifest, {"stage": "evaluate", **{name: file_digest(folder / f"{name}.csv") for name in TABLES}})
 
 
+def sampled(source: HeldOut) -> Iterator[tuple[Piece, np.ndarray]]:
+    """Test voxels piece by piece, with the places in each of those that are judged: the same whenever they are drawn."""
+    random, share = np.random.default_rng(judge.SEED), min(1.0, MOST / source.voxels(int(TEST)))
+    for piece in source.pieces(int(TEST)):
+        size = piece.truth.shape[1]
+        yield piece, metrics.subsample(size, round(share * size), random)
+
+
 def collect(source: HeldOut, counted: Scored, calibration: Calibration, channel: int, config: CalibrationConfig) -> Judged:
     """Test voxels of one channel, all scans one after another, at most `MOST`."""
-    role, random = int(TEST), np.random.default_rng(judge.SEED)
-    units = Units.of(counted.unit_kind, counted.unit_edge, source.boxes(role))
-    share = min(1.0, MOST / source.voxels(role))
+    units = Units.of(counted.unit_kind, counted.unit_edge, source.boxes(int(TEST)))
     parts: list[tuple[np.ndarray, ...]] = []
     differences: list[np.ndarray] = []
-    for piece in source.pieces(role):
-        kept = metrics.subsample(piece.truth.shape[1], round(share * piece.truth.shape[1]), random)
+    for piece, kept in sampled(source):
         unit = units.ids(piece.image, piece.position[:, kept])
         parts.append(
             (
@@ -123,7 +128,7 @@ def by_size(source: HeldOut, members: list[Path], channel: int) -> list[Row]:
     total: np.ndarray | None = None
     for count, path in enumerate(members, start=1):
         one = source.of_member(stores.get_array(stores.open_group(path), "quantiles"))
-        pieces = [(piece.quantiles[:, channel], piece.truth[channel]) for piece in one.pieces(int(TEST))]
+        pieces = [(piece.quantiles[:, channel, kept], piece.truth[channel, kept]) for piece, kept in sampled(one)]
         quantiles, truth = (np.concatenate(column, axis=-1) for column in zip(*pieces, strict=True))
         total = quantiles.astype(np.float64) if total is None else total + quantiles
         lower, median, upper = total / count

@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from behindthenoise.core.calibration.units import Box, box_around
 from behindthenoise.core.scale import Scale
+from behindthenoise.errors import StoreError
 from behindthenoise.io import stores
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.run import pairs as store_of_pairs
@@ -90,6 +91,9 @@ class HeldOut:
             If one is absent or incomplete.
         """
         fields, averaged = stores.open_group(pairs), stores.open_group(ensemble)
+        difference = averaged.attrs.asdict().get("tiling_difference")
+        if not isinstance(difference, float):
+            raise StoreError(f"store {ensemble} was made by another version; delete its folder and run the workflow again")
         return cls(
             role=stores.get_array(fields, "role"),
             noisy=stores.get_array(fields, "noisy"),
@@ -101,7 +105,7 @@ class HeldOut:
             scale=store_of_pairs.read_scale(pairs),
             geometry=store_of_pairs.read_geometry_of(pairs),
             gap=int(str(fields.attrs["gap"])),
-            tiling_difference=float(str(averaged.attrs["tiling_difference"])),
+            tiling_difference=difference,
         )
 
     def of_member(self, quantiles: zarr.Array[Any]) -> "HeldOut":

@@ -160,8 +160,9 @@ def by_level(
     quantiles, truth, spread, token = test.quantiles[:, drawn], test.truth[drawn], test.spread[drawn], test.token[drawn]
     ids, unit = np.unique(test.unit[drawn], return_inverse=True)
     counts = np.bincount(unit, minlength=len(ids))
-    hits, widths, losses, nominal = [], [], {0.5: metrics.pinball_sum(np.sort(quantiles, axis=0)[1], truth, 0.5)}, []
-    transform = np.full(truth.size, 0.5)
+    median = np.sort(quantiles, axis=0)[1]
+    hits, widths, losses, nominal = [], [], {0.5: metrics.pinball_sum(median, truth, 0.5)}, []
+    transform = np.where(truth < median, 0.5 - HALF_STEP, 0.5 + HALF_STEP)
     for level, calibration in levels:
         lower, upper = calibration.interval(channel, quantiles, token, spread, support)
         if not np.isfinite(upper - lower).all():

@@ -103,12 +103,13 @@ def read_parts(
     parts: list[list[list[survey.Part]]] = [[[] for _ in range(score.sides)] for score in rules.scores]
     noisy_parts: list[list[survey.Part]] = [[] for _ in rules.scores]
     for image, box in present:
-        middle = survey.middle(box, survey.LARGEST // len(present))
-        shape, start = tuple(part.stop - part.start for part in middle), np.array([part.start for part in middle])[:, None]
+        chosen = np.asarray(source.role[image]) == CALIBRATION
+        window = survey.fullest(chosen, box, survey.LARGEST // len(present))
+        shape, start = tuple(part.stop - part.start for part in window), np.array([part.start for part in window])[:, None]
         values = [np.zeros((score.sides, source.scans, *shape), np.float32) for score in rules.scores]
         group = np.full((len(rules.scores), source.scans, *shape), -1, np.int16)
         noisy = np.zeros((len(rules.scores), source.scans, *shape), np.float32)
-        for piece in source.pieces(int(CALIBRATION), (image, middle)):
+        for piece in source.pieces(int(CALIBRATION), (image, window)):
             where = tuple(piece.position - start)
             noisy[(slice(None), piece.scan, *where)] = np.abs(piece.noisy - piece.truth)
             for channel, found in enumerate(values):
@@ -138,7 +139,9 @@ def shape_of_effects(rules: Rules) -> tuple[int, int, int, int]:
 
 def count(source: HeldOut, rules: Rules, units: Units) -> tuple[dict[Cell, Histogram], tuple[Histogram, ...]]:
     """Scores of every channel, side and group, and those of the noisy scan as its own prediction, by unit."""
-    bits: Literal[16, 32] = 32 if source.voxels(int(CALIBRATION)) <= LOSSLESS else 16
+    # of every voxel and channel, a score for each side and the error of the noisy scan
+    total = source.voxels(int(CALIBRATION)) * sum(score.sides + 1 for score in rules.scores)
+    bits: Literal[16, 32] = 32 if total <= LOSSLESS else 16
     tallies: dict[Cell, Tally] = defaultdict(lambda: Tally(bits))
     noisy = [Tally(bits) for _ in rules.scores]
     for piece in source.pieces(int(CALIBRATION)):

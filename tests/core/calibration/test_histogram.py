@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from behindthenoise.core.calibration import histogram as module
@@ -30,6 +30,7 @@ def same(one, other):
     return all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@settings(deadline=None)
 @given(st.lists(floats, min_size=1, max_size=60))
 def test_keys_have_the_order_of_the_values_and_give_them_back(numbers):
     numbers = np.array(numbers, np.float32)
@@ -45,6 +46,7 @@ def test_keys_rise_over_all_leading_bits():
     assert (np.diff(keys(numbers).astype(np.int64)) > 0).all()
 
 
+@settings(deadline=None)
 @given(samples)
 def test_a_lossless_histogram_counts_every_value_of_every_unit(pairs):
     scores, units = arrays(pairs)
@@ -61,6 +63,7 @@ def test_a_lossless_histogram_counts_every_value_of_every_unit(pairs):
     assert found.exact.all()
 
 
+@settings(deadline=None)
 @given(samples, widths)
 def test_misses_are_the_scores_of_each_unit_above_the_upper_end_of_the_bucket(pairs, bits):
     scores, units = arrays(pairs)
@@ -72,6 +75,7 @@ def test_misses_are_the_scores_of_each_unit_above_the_upper_end_of_the_bucket(pa
     assert found.misses(-1).tolist() == found.sizes.tolist() == [np.count_nonzero(units == unit) for unit in ids]
 
 
+@settings(deadline=None)
 @given(samples)
 def test_the_bucket_of_a_rank_is_the_first_whose_upper_end_is_not_below_the_score_of_that_rank(pairs):
     scores, units = arrays(pairs)
@@ -84,6 +88,7 @@ def test_the_bucket_of_a_rank_is_the_first_whose_upper_end_is_not_below_the_scor
         assert coarse.value(bucket) == score or not coarse.exact[bucket]
 
 
+@settings(deadline=None)
 @given(samples, widths, st.data())
 def test_buckets_of_units_hold_the_scores_of_their_ranks(pairs, bits, data):
     scores, units = arrays(pairs)
@@ -95,6 +100,7 @@ def test_buckets_of_units_hold_the_scores_of_their_ranks(pairs, bits, data):
         assert found.upper[bucket] == alone.upper[0]
 
 
+@settings(deadline=None)
 @given(samples, widths)
 def test_pooled_counts_and_total_are_those_of_all_units(pairs, bits):
     scores, units = arrays(pairs)
@@ -103,6 +109,7 @@ def test_pooled_counts_and_total_are_those_of_all_units(pairs, bits):
     assert found.total == found.pooled().sum() == len(pairs)
 
 
+@settings(deadline=None)
 @given(samples, widths, st.data())
 def test_counts_of_parts_add_up_however_the_scores_are_parted_and_ordered(pairs, bits, data):
     shuffled = data.draw(st.permutations(pairs))
@@ -114,6 +121,7 @@ def test_counts_of_parts_add_up_however_the_scores_are_parted_and_ordered(pairs,
     assert same(merged([merged(parts[:2]), merged(parts[2:])]), whole)
 
 
+@settings(deadline=None)
 @given(samples, widths, st.data())
 def test_a_tally_does_not_depend_on_chunks(pairs, bits, data):
     with pytest.MonkeyPatch.context() as patch:
@@ -156,6 +164,7 @@ def test_a_tally_needs_no_more_memory_for_more_scores():
     assert peak(32) < 1.1 * peak(8) < 12e6
 
 
+@settings(deadline=None)
 @given(samples, widths)
 def test_plain_arrays_give_the_histogram_back(pairs, bits):
     found = Histogram.of(*arrays(pairs), bits)

@@ -16,8 +16,18 @@ from behindthenoise.core.calibration import survey
 from behindthenoise.core.calibration.groups import Groups
 from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.core.calibration.scores import Score, scores
-from behindthenoise.core.calibration.survey import MISSES, Part, correlation_radius, effect_at, effects, middle, union_effect
+from behindthenoise.core.calibration.survey import (
+    MISSES,
+    Part,
+    correlation_radius,
+    effect_at,
+    effects,
+    fullest,
+    middle,
+    union_effect,
+)
 from behindthenoise.core.calibration.thresholds import Counted, choose, merging_of
+from behindthenoise.core.calibration.units import box_around
 
 specification = importlib.util.spec_from_file_location("bench_coverage", Path(__file__).parents[3] / "bench" / "coverage.py")
 bench = importlib.util.module_from_spec(specification)
@@ -79,6 +89,29 @@ def test_the_middle_of_a_box_is_as_large_as_it_may_be_and_lies_in_the_middle(spa
     for part, whole in zip(found, box, strict=True):
         before, after = part.start - whole.start, whole.stop - part.stop
         assert 0 <= after - before <= 1
+
+
+@given(st.lists(st.integers(1, 14), min_size=1, max_size=3), st.integers(1, 60), st.integers(0, 2**31), st.integers(1, 6))
+def test_where_dependence_is_measured_there_are_voxels_of_the_role(shape, largest, seed, count):
+    """Few voxels anywhere in the field: oracle by all windows of the size."""
+    random = np.random.default_rng(seed)
+    chosen = np.zeros(shape, bool)
+    for _ in range(count):
+        chosen[tuple(random.integers(size) for size in shape)] = True
+    box = box_around(chosen)
+    found, first = fullest(chosen, box, largest), middle(box, largest)
+    assert [part.stop - part.start for part in found] == [part.stop - part.start for part in first]
+    assert all(whole.start <= part.start and part.stop <= whole.stop for part, whole in zip(found, box, strict=True))
+    windows = np.lib.stride_tricks.sliding_window_view(chosen[box], [part.stop - part.start for part in first])
+    most = windows.reshape(-1, prod(windows.shape[len(shape) :])).sum(axis=1).max()
+    assert 1 <= chosen[found].sum() <= most
+    # the fullest window overlaps 2 of its neighbours along each axis, which together hold what it does
+    assert chosen[found].sum() >= most / 2 ** len(shape)
+    assert chosen[found].sum() >= chosen[first].sum()
+
+
+def test_where_all_calibrates_dependence_is_measured_in_the_middle():
+    assert fullest(np.ones((40, 60), bool), np.s_[0:40, 0:60], 400) == np.s_[10:30, 20:40]
 
 
 def test_independent_pixels_have_an_effect_of_one(random):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -43,6 +44,22 @@ def middle(box: tuple[slice, ...], largest: int) -> tuple[slice, ...]:
     kept = [min(size, edge) for size in sizes]
     starts = [part.start + (size - keep) // 2 for part, size, keep in zip(box, sizes, kept, strict=True)]
     return tuple(slice(start, start + keep) for start, keep in zip(starts, kept, strict=True))
+
+
+def fullest(chosen: Bool[np.ndarray, " *space"], box: tuple[slice, ...], largest: int) -> tuple[slice, ...]:
+    """
+    The part of a box, as large as its `middle`, that holds most of what is chosen; the middle itself unless another holds more.
+
+    Voxels of a role lie in blocks, and none of them need lie in the middle.
+    """
+    first = middle(box, largest)
+    along = []
+    for part, kept in zip(box, first, strict=True):
+        size = kept.stop - kept.start
+        # steps of half a size, so that together the parts leave nothing out
+        starts = {*range(part.start, part.stop - size, max(1, size // 2)), part.stop - size}
+        along.append([slice(start, start + size) for start in sorted(starts)])
+    return max([first, *product(*along)], key=lambda part: int(np.count_nonzero(chosen[part])))
 
 
 def correlation_radius(parts: Sequence[Part], miss: float) -> int:
