@@ -81,7 +81,7 @@ class Pixels(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """Weights of the random features of a patch (column, feature), which stand beside the patch itself; number of members; penalty."""
+    """Weights of the random features of a patch (column, feature), used beside the patch itself; number of members; penalty."""
 
     weights: np.ndarray
     members: int

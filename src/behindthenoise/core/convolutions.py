@@ -19,7 +19,7 @@ def _product(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _convolution(features: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
     """A convolution without padding."""
     ndim = features.ndim - 2
-    if features.device.type == "cpu" and features.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+    if features.device.type == "cpu" and features.dtype == torch.float32 and torch._C._get_mkldnn_enabled():
         # asked for a convolution, torch takes its own for a batch of one, which every tile is: in 3D they take ten times as long
         return torch.mkldnn_convolution(features, weight, bias, [0] * ndim, [1] * ndim, [dilation] * ndim, 1)
     return CONVOLVE[ndim](features, weight, bias, dilation=dilation)

@@ -149,6 +149,13 @@ class Arrays:
             for piece in regions(tuple(part.stop - part.start for part in region)):
                 yield _voxels({name: values[piece] for name, values in block.items()}, corner + _corner(piece))
 
+    def valid(self, image: int) -> Bool[np.ndarray, " *space"]:
+        """Which voxels of one image are not masked."""
+        if "mask" not in self.stored:
+            return np.ones(self.shape[1:], bool)
+        array, region = self.stored["mask"], (slice(image, image + 1), *(slice(0, size) for size in self.shape[1:]))
+        return np.asarray(np.asarray(array[region[-len(array.shape) :]]).reshape(self.shape[1:]) != 0)
+
     def voxels_in(self, region: Region) -> Voxels:
         """Voxels of a small region that are not masked."""
         return _voxels(self.read(region), _corner(region))

@@ -128,7 +128,7 @@ def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
     return {
         "statement": words.statement(config, basis),
         "assumptions": words.assumptions(config, basis),
-        "warnings": words.warnings(config, basis, flagged),
+        "warnings": words.warnings(config, basis, [*flagged, *(words.joined(line) for line in merged_groups)]),
         "checked": checked(source),
         "merged": merged_groups,
         "guarantee": config.guarantee,

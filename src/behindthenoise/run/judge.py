@@ -197,7 +197,7 @@ def reference_noise(test: Judged, value_unit: str, miscoverage: Fraction) -> lis
     if test.difference is not None:
         first, second = test.truth + test.difference, test.truth - test.difference
         sums = reference.from_repeats(first, second, test.quantiles[1], edges)
-    elif value_unit == "counts":
+    elif value_unit == "counts" and test.truth.min(initial=0) >= 0:
         sums = reference.from_counts(test.truth, test.quantiles[1], edges)
     else:
         return []

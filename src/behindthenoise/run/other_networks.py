@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, prod
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal, cast
 
 import numpy as np
@@ -152,6 +153,7 @@ def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
     kind = kind_of(sum(box is not None for box in content.boxes), config.unit)
     expect_units(config, kind, content)
     rules = fix(options, arrays, content)
+    expect_writable(out)
     counts, units = count(config, arrays, rules, content)
     log(f"calibrate: {content.voxels} voxels, {len(ids_of(counts))} units ({kind})")
     counted = counts.counted(0)
@@ -161,7 +163,7 @@ def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
         "arrays": arrays.origins(),
         "behindthenoise": __version__,
     }
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "levels.csv").unlink(missing_ok=True)  # it belongs to an earlier calibration
     counts_on_disk.write(out / "scores.npz", counts)
     calibration = Calibration((rules.score,), (rules.groups,), (chosen.thresholds,))
     thresholds_on_disk.write(out / "thresholds.json", calibration, [], config.coverage)
@@ -235,6 +237,23 @@ def levels(folder: Path, table: Path) -> None:
             for row, threshold in at(config.model_copy(update={"guarantee": guarantee, "coverage": level / 100}), counted, merging)
         ],
     )
+
+
+def expect_writable(out: Path) -> None:
+    """
+    Nothing, if a folder is there, or can be made, and takes files.
+
+    Raises
+    ------
+    ConfigError
+        Says why it does not.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as problem:
+        raise ConfigError(f"--out {out} cannot be written ({problem.strerror}); name a folder that can") from problem
 
 
 def inspect(arrays: Arrays) -> Content:
@@ -411,12 +430,12 @@ def score_voxels(rules: Rules, voxels: Voxels) -> tuple[Float32[np.ndarray, " si
 
 
 def read_parts(arrays: Arrays, rules: Rules, boxes: Sequence[Box | None]) -> list[list[survey.Part]]:
-    """For every side, the middle of each image with its scores and groups."""
+    """For every side, the part of each image that holds most voxels, with scores and groups."""
     present = [(image, box) for image, box in enumerate(boxes) if box is not None]
     parts: list[list[survey.Part]] = [[] for _ in range(rules.score.sides)]
     for image, box in present:
-        middle = survey.middle(box, survey.LARGEST // len(present))
-        voxels = arrays.voxels_in((slice(image, image + 1), *middle))
+        window = survey.fullest(arrays.valid(image), box, survey.LARGEST // len(present))
+        voxels = arrays.voxels_in((slice(image, image + 1), *window))
         rows, ids = score_voxels(rules, voxels)
         group = np.full(voxels.chosen.shape, -1, np.int16)
         group[voxels.chosen] = ids
@@ -463,7 +482,7 @@ def certified(
     return {
         "statement": words.statement(config, basis),
         "assumptions": [*words.assumptions(config, basis), *assumed],
-        "warnings": words.warnings(config, basis, flagged),
+        "warnings": words.warnings(config, basis, [*flagged, *map(words.joined, chosen.merging.sentences)]),
         "merged": list(chosen.merging.sentences),
         "settings": config.model_dump(mode="json"),
         "miscoverage": str(config.miscoverage),

@@ -22,7 +22,7 @@ def text(config, basis):
 
 def test_the_default_on_images_speaks_of_confidence_and_of_the_mean_over_new_images():
     assert statement(asked(), IMAGES) == (
-        "With 90 % confidence in the 12 calibration images, at least 90 % of the pixels of each channel lie inside their interval, "
+        "With 90 % confidence in the 12 calibration images, at least 90 % of the pixels of a channel lie inside their interval, "
         "on average over new images. A single image, structure or pixel may be covered less often."
     )
 
@@ -41,7 +41,7 @@ def test_one_field_promises_nothing_about_another_specimen():
         ("rcps", "With 95 % confidence in the 40 calibration blocks, at least 80 % of"),
         ("crc", "are expected inside their interval in new blocks, averaged also over the draw of the 40 calibration blocks"),
         ("tolerance", "In at least 70 % of new blocks, at least 80 % of the pixels"),
-        ("pooled", "80 % of the pixels of each channel lie inside their interval on the calibration data. For new data nothing is"),
+        ("pooled", "80 % of the pixels of a channel lie inside their interval on the calibration data. For new data nothing is"),
     ],
 )
 def test_each_guarantee_has_its_own_numbers(guarantee, expected):

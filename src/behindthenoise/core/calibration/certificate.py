@@ -47,8 +47,8 @@ class Basis:
 def statement(config: CalibrationConfig, basis: Basis) -> str:
     """The promise in one or two sentences."""
     share, kind, grounds = percent(1 - config.miscoverage), basis.kind, f"{basis.units} calibration {basis.kind}s"
-    groups = f" and each group of voxels (by {' and '.join(basis.grouped_by)})" if basis.grouped_by else ""
-    pixels = f"{share} of the pixels of each channel{groups}"
+    groups = f" and of each group of voxels (by {' and '.join(basis.grouped_by)}) that has thresholds of its own"
+    pixels = f"{share} of the pixels of a channel{groups if basis.grouped_by else ''}"
     sure = percent(1 - config.allowed_failure)
     single = f"A single {kind}, structure or pixel may be covered less often."
     if config.guarantee == "pac" and basis.one_field:
@@ -57,19 +57,29 @@ def statement(config: CalibrationConfig, basis: Basis) -> str:
             f"With {sure} confidence, at least {pixels} lie inside their interval, on average over more of the same material. "
             f"The promise is about this specimen: {fields} cannot show how another one differs."
         )
-    if config.guarantee in ("pac", "rcps"):
+    about = "" if kind == "image" else " The promise is about this specimen: blocks of it cannot show how another one differs."
+    if config.guarantee == "pac":
         return (
             f"With {sure} confidence in the {grounds}, at least {pixels} lie inside their interval, on average over new {kind}s. "
-            f"{single}"
+            f"{single}{about}"
+        )
+    if config.guarantee == "rcps":
+        return (
+            f"With {sure} confidence in the {grounds}, at least {pixels} lie inside their interval, as the mean of the shares of "
+            f"new {kind}s, in which a small one counts as much as a large one. {single}{about}"
         )
     if config.guarantee == "crc":
         return (
             f"At least {pixels} are expected inside their interval in new {kind}s, averaged also over the draw of the {grounds}. "
-            f"{single}"
+            f"{single}{about}"
         )
     if config.guarantee == "tolerance":
         most = percent(1 - config.allowed_shortfall)
-        return f"In at least {most} of new {kind}s, at least {pixels} lie inside their interval; chosen on {grounds}."
+        each = ", each group by itself" if basis.grouped_by else ""
+        return (
+            f"In at least {most} of new {kind}s, at least {pixels} lie inside their interval{each}, averaged also over the draw "
+            f"of the {grounds}.{about}"
+        )
     return (
         f"{pixels[0].upper()}{pixels[1:]} lie inside their interval on the calibration data. For new data nothing is promised: "
         "that would take pixels that do not depend on each other."
@@ -122,3 +132,8 @@ def warnings(config: CalibrationConfig, basis: Basis, flagged: Sequence[str]) ->
     if config.guarantee == "pooled":
         found.append("Guarantee 'pooled' counts every pixel as independent, which those of an image are not: it promises nothing.")
     return found
+
+
+def joined(sentence: str) -> str:
+    """The warning that groups share a threshold."""
+    return f"{sentence}: what is promised is promised for them together."

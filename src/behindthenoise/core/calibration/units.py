@@ -56,7 +56,7 @@ class Units:
         """Id of the unit of each voxel; positions are counted from the image's own corner."""
         if self.kind == "image":
             return np.full(positions.shape[1], image, np.int64)
-        # voxels of another role may lie outside the box; they are units of their own
+        # voxels of another role may lie outside the box; they go with the blocks at its border
         cell = np.clip((positions - self.origins[image][:, None]) // self.edge, 0, np.array(self.grid)[:, None] - 1)
         blocks = int(np.prod(self.grid))
         return np.asarray(image * blocks + np.ravel_multi_index(tuple(cell), self.grid), np.int64)
