@@ -18,6 +18,7 @@ include: "workflow/rules/common.smk"
 
 scattergather:
     share=CONFIG.inference.jobs,
+    score=CONFIG.calibration.jobs,
 
 
 localrules:

@@ -13,7 +13,13 @@ from behindthenoise.stages import STAGES, Spec, module_of, specification
 
 CONFIG = parse({"dataset": "some", "synthetic": {}, "volumes": {"large": {"synthetic": [96, 96]}}})
 # What the command line gives a stage besides files.
-EXTRAS = {"infer": {"share": str}, "wire": {"member": int}, "train": {"member": int, "memory_gb": float}, "fetch": {"name": str}}
+EXTRAS = {
+    "score": {"share": str},
+    "infer": {"share": str},
+    "wire": {"member": int},
+    "train": {"member": int, "memory_gb": float},
+    "fetch": {"name": str},
+}
 
 
 def spec_of(stage):

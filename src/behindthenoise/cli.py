@@ -177,8 +177,8 @@ def _add_stage(parser: argparse.ArgumentParser, name: str, stage: Stage) -> None
         parser.add_argument(f"--{option}", type=Path, required=True, metavar="PATH")
     for option in stage.lists:
         parser.add_argument(f"--{option}", type=Path, required=True, nargs="+", metavar="PATH")
-    if name == "infer":
-        parser.add_argument("--share", required=True, metavar="I-of-N", help="which share of the tiles, e.g. 1-of-4")
+    if name in ("score", "infer"):
+        parser.add_argument("--share", required=True, metavar="I-of-N", help="which share of the work, e.g. 1-of-4")
     if name == "train":
         parser.add_argument("--memory-gb", required=True, type=float, metavar="GB", help="memory for the pairs and patches")
     if name in ("wire", "train"):

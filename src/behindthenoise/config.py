@@ -396,6 +396,7 @@ class CalibrationConfig(Section):
     support: tuple[Real | None, Real | None] = Field(
         default=(None, None), description="Least and largest possible value of the clean image, e.g. [0, null] for counts."
     )
+    jobs: Int = Field(default=1, ge=1, description="Jobs that share the scoring; thresholds do not depend on it.")
 
     @field_validator("support")
     @classmethod

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from behindthenoise.config import Config, TrainingConfig
+from behindthenoise.config import CalibrationConfig, Config, TrainingConfig
 from behindthenoise.errors import ConfigError
 from behindthenoise.provenance import fingerprint
 
@@ -19,6 +19,8 @@ VOLUME = "volumes.{volume}"
 TILES = ("inference.tile", "inference.memory_gb")
 # what a training's result depends on; its memory decides only where the patches lie
 TRAINING = tuple(f"training.{key}" for key in TrainingConfig.model_fields if key != "memory_gb")
+# what thresholds depend on; the number of jobs is none of it
+CALIBRATION = tuple(f"calibration.{key}" for key in CalibrationConfig.model_fields if key != "jobs")
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,26 @@ STAGES: dict[str, Stage] = {
         ("pairs", "graph", "weights", "store", "latents", "manifest"),
     ),
     "average": Stage("average the members' quantiles", (), ("store", "manifest"), ("members",)),
-    "score": Stage(
-        "count how far the truth lies outside the intervals, by unit and group",
+    "survey": Stage(
+        "fix scores and groups on training voxels, and find units and how far misses reach",
         tuple(f"calibration.{key}" for key in ("score", "unit", "block", "groups", "intensity_bins")),
-        ("pairs", "heldout", "labels", "tokens", "scores"),
+        ("pairs", "heldout", "labels", "tokens", "rules"),
         ("latents",),
+    ),
+    "score": Stage(
+        "count how far the truth lies outside the intervals in a share of the calibration data, by unit and group",
+        (),
+        ("pairs", "heldout", "labels", "rules", "scores"),
     ),
     "calibrate": Stage(
         "choose the thresholds and write the certificate",
-        ("calibration",),
+        CALIBRATION,
         ("pairs", "heldout", "labels", "scores", "thresholds", "certificate", "levels"),
+        ("shares",),
     ),
     "evaluate": Stage(
         "measure coverage, width and accuracy on the test data",
-        ("calibration",),
+        CALIBRATION,
         ("pairs", "heldout", "labels", "scores", "thresholds", "folder", "manifest"),
         ("members",),
     ),

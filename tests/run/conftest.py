@@ -1,6 +1,6 @@
 """A small experiment on disk as the verbs before `score` leave it, with everything in it known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from behindthenoise.core.tokens import TokenModel
 from behindthenoise.io import stores, tables
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import read_json
-from behindthenoise.run import average, calibrate, evaluate, models, score, scored
+from behindthenoise.run import average, calibrate, evaluate, models, score, scored, survey
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run import thresholds as stored
 from behindthenoise.run.heldout import HeldOut
@@ -69,6 +69,7 @@ class Experiment:
 
     folder: Path
     members: list[Path]
+    shares: list[Path] = field(default_factory=list)
 
     @property
     def source(self):
@@ -81,25 +82,30 @@ class Experiment:
     def spec(self, verb, **calibration):
         """A specification without the fingerprint of the code, which takes longer than the verb."""
         content = CalibrationConfig(**calibration).model_dump(mode="json")
-        keys = STAGES[verb].sections
-        return Spec("", {key: content if key == "calibration" else content[key.partition(".")[2]] for key in keys})
+        return Spec("", {key: content[key.partition(".")[2]] for key in STAGES[verb].sections})
 
-    def score(self, **calibration):
-        """What `score` has counted."""
-        score.run(
-            self.spec("score", **calibration),
+    def score(self, shares=1, **calibration):
+        """What `survey` fixes and so many jobs of `score` count."""
+        survey.run(
+            self.spec("survey", **calibration),
             **self.common,
             tokens=self.folder / "tokens.npz",
             latents=[self.folder / f"latents-{index}.npz" for index in range(len(self.members))],
-            scores=self.folder / "scores.npz",
+            rules=self.folder / "rules.npz",
         )
-        return scored.read(self.folder / "scores.npz")
+        self.shares.clear()
+        for index in range(1, shares + 1):
+            self.shares.append(self.folder / f"share-{index}.npz")
+            files = {"rules": self.folder / "rules.npz", "scores": self.shares[-1]}
+            score.run(self.spec("score"), **self.common, **files, share=f"{index}-of-{shares}")
+        return scored.joined([scored.read(share) for share in self.shares])
 
     def calibrate(self, **calibration):
         """The calibration, the noisy scans' thresholds and the certificate."""
         calibrate.run(
             self.spec("calibrate", **calibration),
             **self.common,
+            shares=self.shares,
             scores=self.folder / "scores.npz",
             thresholds=self.folder / "thresholds.json",
             certificate=self.folder / "certificate.json",

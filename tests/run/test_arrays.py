@@ -17,7 +17,6 @@ from behindthenoise.cli import main
 from behindthenoise.core.calibration.groups import Groups
 from behindthenoise.core.calibration.ranks import cluster_rank
 from behindthenoise.core.calibration.scores import Score, scores
-from behindthenoise.core.calibration.units import Units
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import CALIBRATION
 from behindthenoise.errors import CalibrationError, ConfigError, SourceError
@@ -25,7 +24,7 @@ from behindthenoise.io import tables
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import read_json
 from behindthenoise.run import arrays as io
-from behindthenoise.run import calibrate, other_networks, score
+from behindthenoise.run import calibrate, other_networks, score, shares, survey
 from behindthenoise.run.heldout import HeldOut
 from behindthenoise.run.other_networks import Options, apply, levels, settings
 from behindthenoise.run.scored import Scored
@@ -245,26 +244,26 @@ def test_the_workflow_finds_the_same_thresholds_for_the_same_numbers(tmp_path, g
     found = other_networks.calibrate(paths, options(floor=0.01, **asked), tmp_path / "out")
 
     config, source = settings({**asked, "groups": ["token"]}), held_out(values, tokens)
-    rules = score.Rules((Score("cqr-m", 0.01),), (Groups(None, 2),), (np.zeros(0),))
+    rules = survey.Rules((Score("cqr-m", 0.01),), (Groups(None, 2),), (np.zeros(0),))
     boxes = source.boxes(int(CALIBRATION))
     kind = "image" if images >= 5 else "block"
-    effects = np.full(score.shape_of_effects(rules), np.nan)
+    effects = np.full(survey.shape_of_effects(rules), np.nan)
     if kind == "block":
-        effects = score.measured(score.read_parts(source, rules, boxes)[0], rules)
+        effects = survey.measured(survey.read_parts(source, rules, boxes)[0], rules)
     edge = found["basis"]["edge"]
-    histograms, noisy = score.count(source, rules, Units.of(kind, edge, boxes))
-    counted = Scored(
+    fixed = Scored(
         scores=rules.scores,
         groups=rules.groups,
         places=(np.zeros((2, 1)),),
-        histograms=histograms,
-        noisy=noisy,
+        histograms={},
+        noisy=(),
         effects=effects,
         noisy_effects=np.full((1, effects.shape[-1]), np.nan),
         unit_kind=kind,
         unit_edge=edge,
         radius=0,
     )
+    counted = fixed.with_counts(*score.count(source, fixed, shares.ALL))
     chosen = calibrate.thresholds_of(config, counted, source)
     np.testing.assert_array_equal(threshold(tmp_path / "out"), chosen[0].thresholds)
     assert found["thresholds"] == chosen[0].records

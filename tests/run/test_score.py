@@ -13,7 +13,7 @@ from behindthenoise.core.calibration.units import Units
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
 from behindthenoise.errors import CalibrationError
 from behindthenoise.io import stores
-from behindthenoise.run import calibrate, score
+from behindthenoise.run import calibrate, score, scored
 from behindthenoise.run import thresholds as stored
 
 CASES = {"one field": {"shape": (18, 26)}, "volume": {"shape": (5, 8, 16), "scans": 2}, "images": {"shape": (9, 12), "images": 5}}
@@ -84,6 +84,22 @@ def test_each_cell_counts_the_scores_of_its_voxels_and_no_others(case, kind, sim
                 np.testing.assert_allclose([one for _, one in found], [one for _, one in expected], rtol=1e-6, atol=1e-7)
                 seen.add((channel, side, index))
     assert seen == set(counted.histograms)
+
+
+@pytest.mark.parametrize("shares", [2, 5, 40])
+def test_every_voxel_is_counted_by_one_job(shares, simulate, make, monkeypatch):
+    """More jobs than blocks leave some with nothing to do."""
+    monkeypatch.setattr(stores, "CHUNK", {2: 8, 3: 8})
+    experiment = make(simulate(**CASES["images"]))
+    whole, parts = experiment.score(), experiment.score(shares=shares)
+    assert whole.histograms.keys() == parts.histograms.keys()
+    for cell, histogram in whole.histograms.items():
+        assert listed(histogram) == listed(parts.histograms[cell])
+    for one, other in zip(whole.noisy, parts.noisy, strict=True):
+        assert listed(one) == listed(other)
+    sizes = [sum(histogram.total for histogram in scored.read(path).noisy) for path in experiment.shares]
+    assert len(sizes) == shares
+    assert sizes.count(0) == max(0, shares - 5 * 2 * 2)
 
 
 def test_the_noisy_scan_is_judged_as_its_own_prediction(simulate, make):
@@ -178,15 +194,15 @@ def test_every_group_that_a_voxel_may_have_has_a_name_a_place_and_its_scores(sim
 
 @pytest.mark.parametrize(("case", "guarantee"), [("one field", "pac"), ("volume", "crc"), ("images", "pac")])
 def test_chunks_and_buckets_leave_every_bit_of_the_thresholds(case, guarantee, simulate, make, monkeypatch):
-    """As a whole and one by one; in chunks that do not fit, and in buckets that are read again."""
+    """As a whole and one by one; by several jobs in chunks that do not fit, and in buckets that are read again."""
     fields = simulate(**CASES[case])
     asked = {"guarantee": guarantee, "coverage": 0.6, "failure": 0.4, "score": "asymmetric", "block": 4}
     found = []
-    for name, edge, lossless in (("whole", 64, score.LOSSLESS), ("pieces", 10, 0)):
+    for name, edge, lossless, shares in (("whole", 64, score.LOSSLESS, 1), ("pieces", 10, 0, 3)):
         monkeypatch.setattr(stores, "CHUNK", {2: edge, 3: edge})
         monkeypatch.setattr(score, "LOSSLESS", lossless)
         experiment = make(fields, name)
-        counted = experiment.score(**asked)
+        counted = experiment.score(**asked, shares=shares)
         assert all(histogram.exact.all() == (lossless > 0) for histogram in counted.noisy)
         calibration, _, certificate = experiment.calibrate(**asked)
         found.append((counted.effects, counted.radius, calibration.thresholds, certificate["channels"], certificate["statement"]))
@@ -299,7 +315,7 @@ def test_thresholds_are_read_back_to_the_bit(simulate, make):
     experiment = make(simulate((30, 44)))
     counted = experiment.score(groups=["token", "intensity"], intensity_bins=2)
     asked = {"coverage": 0.6, "groups": ["token", "intensity"], "intensity_bins": 2}
-    config = experiment.spec("calibrate", **asked).get("calibration", CalibrationConfig)
+    config = experiment.spec("calibrate", **asked).part("calibration", CalibrationConfig)
     chosen = calibrate.thresholds_of(config, counted, experiment.source)
     calibration, noisy, _ = experiment.calibrate(**asked)
     for own, read in zip(chosen, calibration.thresholds, strict=True):

@@ -59,7 +59,7 @@ def test_one_member_more_trains_exactly_one_network(changed):
 
 
 AFTER_CALIBRATION = {"calibrate", "evaluate", "finish", "compare", "gather", "report"}
-AFTER_ENSEMBLE = {"average", "score", "embed", "plan", "infer", "tokenize", "label", *AFTER_CALIBRATION}
+AFTER_ENSEMBLE = {"average", "survey", "score", "embed", "plan", "infer", "tokenize", "label", *AFTER_CALIBRATION}
 NETWORK_RULES = ("train", "predict", "infer")
 
 
@@ -68,14 +68,15 @@ NETWORK_RULES = ("train", "predict", "infer")
     [
         ({"calibration": {"coverage": 0.8}}, AFTER_CALIBRATION),
         ({"calibration": {"guarantee": "crc"}}, AFTER_CALIBRATION),
-        ({"calibration": {"score": "cqr-r", "groups": ["intensity"]}}, {"score", *AFTER_CALIBRATION}),
-        ({"tokens": {"count": 4, "components": 3, "sample": 400}}, {"tokenize", "label", "score", *AFTER_CALIBRATION}),
+        ({"calibration": {"score": "cqr-r", "groups": ["intensity"]}}, {"survey", "score", *AFTER_CALIBRATION}),
+        ({"calibration": {"jobs": 3}}, {"score", *AFTER_CALIBRATION}),
+        ({"tokens": {"count": 4, "components": 3, "sample": 400}}, {"tokenize", "label", "survey", "score", *AFTER_CALIBRATION}),
         ({"ensemble": {"size": 1}}, AFTER_ENSEMBLE),
         ({"ensemble": {"size": 1}, "calibration": {"coverage": 0.8}}, AFTER_ENSEMBLE),
         ({"training": {"steps": 8}}, {"train", "predict", "infer", "calibrate"}),
         ({"volumes": {"more": {"synthetic": [30, 30]}}}, {"fetch", "plan", "infer", "finish", "compare", "gather", "report"}),
     ],
-    ids=["coverage", "guarantee", "score and groups", "tokens", "fewer", "fewer and coverage", "training", "volume"],
+    ids=["coverage", "guarantee", "score and groups", "jobs", "tokens", "fewer", "fewer and coverage", "training", "volume"],
 )
 def test_a_change_runs_what_depends_on_it(finished, tmp_path, change, rules):
     workflow = finished.copy(tmp_path / "run")

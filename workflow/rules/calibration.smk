@@ -1,7 +1,7 @@
 """From held-out quantiles to thresholds, a certificate, and tables on the test data."""
 
 
-rule score:
+rule survey:
     input:
         manifest=f"{R}/pairs.json",
         average=f"{R}/ensemble/average.json",
@@ -10,11 +10,36 @@ rule score:
         tokens=f"{R}/latents/tokens.npz",
         latents=of_members("latents.npz"),
     output:
-        scores=f"{R}/calibration/scores.npz",
+        rules=f"{R}/calibration/rules.npz",
     log:
-        f"{LOGS}/score.log",
+        f"{LOGS}/survey.log",
     benchmark:
-        f"{BENCHMARKS}/score.tsv"
+        f"{BENCHMARKS}/survey.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        pairs=f"{R}/pairs.zarr",
+        heldout=f"{R}/ensemble/heldout.zarr",
+        labels=f"{R}/ensemble/tokens.zarr",
+        spec=spec("survey"),
+    shell:
+        "python -m behindthenoise survey --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
+        " --tokens {input.tokens:q} --latents {input.latents:q} --rules {output.rules:q}"
+        " --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule score:
+    input:
+        manifest=f"{R}/pairs.json",
+        average=f"{R}/ensemble/average.json",
+        label=f"{R}/ensemble/label.json",
+        rules=f"{R}/calibration/rules.npz",
+    output:
+        scores=f"{R}/calibration/shares/{{scatteritem}}.npz",
+    log:
+        f"{LOGS}/score/{{scatteritem}}.log",
+    benchmark:
+        f"{BENCHMARKS}/score/{{scatteritem}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
     params:
@@ -23,8 +48,8 @@ rule score:
         labels=f"{R}/ensemble/tokens.zarr",
         spec=spec("score"),
     shell:
-        "python -m behindthenoise score --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
-        " --tokens {input.tokens:q} --latents {input.latents:q} --scores {output.scores:q}"
+        "python -m behindthenoise score --share {wildcards.scatteritem} --pairs {params.pairs:q} --heldout {params.heldout:q}"
+        " --labels {params.labels:q} --rules {input.rules:q} --scores {output.scores:q}"
         " --spec {params.spec:q} > {log:q} 2>&1"
 
 
@@ -33,8 +58,9 @@ rule calibrate:
         manifest=f"{R}/pairs.json",
         average=f"{R}/ensemble/average.json",
         label=f"{R}/ensemble/label.json",
-        scores=f"{R}/calibration/scores.npz",
+        shares=gather.score(f"{R}/calibration/shares/{{scatteritem}}.npz"),
     output:
+        scores=f"{R}/calibration/scores.npz",
         thresholds=f"{R}/calibration/thresholds.json",
         certificate=f"{R}/calibration/certificate.json",
         levels=f"{R}/calibration/levels.csv",
@@ -51,7 +77,8 @@ rule calibrate:
         spec=spec("calibrate"),
     shell:
         "python -m behindthenoise calibrate --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
-        " --scores {input.scores:q} --thresholds {output.thresholds:q} --certificate {output.certificate:q}"
+        " --shares {input.shares:q} --scores {output.scores:q} --thresholds {output.thresholds:q}"
+        " --certificate {output.certificate:q}"
         " --levels {output.levels:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 

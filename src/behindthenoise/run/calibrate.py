@@ -30,11 +30,21 @@ LEVELS = tuple(range(1, 100))  # percent
 
 
 def run(
-    spec: Spec, *, pairs: Path, heldout: Path, labels: Path, scores: Path, thresholds: Path, certificate: Path, levels: Path
+    spec: Spec,
+    *,
+    pairs: Path,
+    heldout: Path,
+    labels: Path,
+    shares: list[Path],
+    scores: Path,
+    thresholds: Path,
+    certificate: Path,
+    levels: Path,
 ) -> None:
-    """Write thresholds, certificate and the table of all levels."""
-    config = spec.get("calibration", CalibrationConfig)
-    source, counted = HeldOut.open(pairs, heldout, labels), on_disk.read(scores)
+    """Write the scores of all shares together, thresholds, certificate and the table of all levels."""
+    config = spec.part("calibration", CalibrationConfig)
+    source, counted = HeldOut.open(pairs, heldout, labels), on_disk.joined([on_disk.read(share) for share in shares])
+    on_disk.write(scores, counted)
     channels = source.geometry.channels
     expect_values_supported(config, source)
     chosen = thresholds_of(config, counted, source)

@@ -40,7 +40,7 @@ def run(
     manifest: Path,
 ) -> None:
     """Write the tables and their manifest."""
-    config, (calibration, noisy_thresholds) = spec.get("calibration", CalibrationConfig), stored.read(thresholds)
+    config, (calibration, noisy_thresholds) = spec.part("calibration", CalibrationConfig), stored.read(thresholds)
     counted, source = counts_on_disk.read(scores), HeldOut.open(pairs, heldout, labels)
     rows: dict[str, list[Row]] = {name: [] for name in TABLES}
     every = list(at_every_level(config, counted))

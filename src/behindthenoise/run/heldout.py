@@ -15,6 +15,8 @@ from behindthenoise.errors import StoreError
 from behindthenoise.io import stores
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run import shares
+from behindthenoise.run.shares import Share
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +127,7 @@ class HeldOut:
         """For every image, the box around its voxels of one role; None where it has none."""
         return [box_around(np.asarray(self.role[image]) == role) for image in range(self.role.shape[0])]
 
-    def pieces(self, role: int, within: tuple[int, Box] | None = None) -> Iterator[Piece]:
+    def pieces(self, role: int, within: tuple[int, Box] | None = None, share: Share = shares.ALL) -> Iterator[Piece]:
         """
         All voxels of one role, one block of one scan after another; the scans of a block follow each other.
 
@@ -133,14 +135,20 @@ class HeldOut:
         ----------
         within
             One image and a box in it; None takes all.
+        share
+            Of the blocks that have such voxels, every N-th is read.
         """
         images = range(self.role.shape[0]) if within is None else [within[0]]
+        found = 0
         for image in images:
             box = within[1] if within else tuple(slice(0, size) for size in self.role.shape[1:])
             for block in stores.blocks(self.role, (slice(image, image + 1), *box)):
                 where = block[1:]
                 chosen = np.asarray(self.role[block])[0] == role
-                if chosen.any():
+                if not chosen.any():
+                    continue
+                found += 1
+                if found % share.count == share.index:
                     yield from (self._piece(image, scan, where, chosen) for scan in range(self.scans))
 
     def _piece(self, image: int, scan: int, where: Box, chosen: np.ndarray) -> Piece:

@@ -1,6 +1,5 @@
 """Verb `infer`: one share of a volume's tiles → averaged quantiles and embedding, each voxel once."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,10 @@ from behindthenoise.core import inference, memory, tiling
 from behindthenoise.core.network import Network
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.tokens import Projection
-from behindthenoise.errors import ConfigError, StoreError
+from behindthenoise.errors import StoreError
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import Countdown, log, write_json
-from behindthenoise.run import models
+from behindthenoise.run import models, shares
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.stages import Spec
@@ -46,7 +45,7 @@ def run(
         )
     targets = [stores.get_array(group, name) for name in volumes.RAW]
     every = tiling.tiles(source.shape, layout.core, halo)
-    owned = [every[index] for index in parse_share(share, len(every))]
+    owned = [every[index] for index in tiling.share(len(every), *shares.parse(share))]
     log(f"infer: {len(networks)} networks on {on_disk.device()}, core {layout.core}, halo {halo}")
     log(f"infer: {len(owned)} of {len(every)} tiles")
     countdown = Countdown(len(owned), "tiles")
@@ -83,18 +82,3 @@ def run_tile(
     raw, deviation, embedding = (tiling.crop(values, tile) for values in found)
     results = scale.restore_clean(raw, axis=1), scale.stretch_clean(deviation, axis=0), embedding
     return tuple(np.where(inside, values, np.nan) for values in results)
-
-
-def parse_share(text: str, count: int) -> range:
-    """
-    Indices of the tiles of share `I-of-N`.
-
-    Raises
-    ------
-    ConfigError
-        If the text is not of this form, or I is not within 1 to N.
-    """
-    found = re.fullmatch(r"(\d+)-of-(\d+)", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise ConfigError(f"--share is {text!r}; it must be like 2-of-8, the first number between 1 and the second")
-    return tiling.share(count, int(found[1]) - 1, int(found[2]))

@@ -1,8 +1,8 @@
 """What `score` leaves for `calibrate`: counted scores, how strongly misses depend on each other, and the constants behind them."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from behindthenoise.core.calibration.groups import Groups
-from behindthenoise.core.calibration.histogram import Histogram
+from behindthenoise.core.calibration.histogram import Histogram, merged
 from behindthenoise.core.calibration.scores import Score, rearrange
 from behindthenoise.core.calibration.scores import scores as conformity
 from behindthenoise.core.calibration.thresholds import Counted
@@ -39,6 +39,8 @@ class Cell(NamedTuple):
 class Scored:
     """
     Sufficient statistics of the calibration voxels: every threshold, at any level, follows from them without an image.
+
+    `survey` fixes all but the counts; each job of `score` adds those of its share, and `joined` adds up the shares.
 
     Attributes
     ----------
@@ -71,6 +73,10 @@ class Scored:
     unit_edge: int
     radius: int
 
+    def with_counts(self, histograms: Mapping[Cell, Histogram], noisy: Sequence[Histogram]) -> "Scored":
+        """The same scores, groups and units with these counts."""
+        return replace(self, histograms=dict(sorted(histograms.items())), noisy=tuple(noisy))
+
     def counted(self, channel: int) -> Counted:
         """The counts of one channel."""
         groups = self.groups[channel]
@@ -80,6 +86,13 @@ class Scored:
             for side in sides
         )
         return Counted(found, groups.names, self.places[channel], self.effects[channel, :, : groups.count])
+
+
+def joined(parts: Sequence[Scored]) -> Scored:
+    """Counts of all shares together, whatever their order."""
+    cells = {cell for part in parts for cell in part.histograms}
+    histograms = {cell: merged([part.histograms[cell] for part in parts if cell in part.histograms]) for cell in cells}
+    return parts[0].with_counts(histograms, [merged(rows) for rows in zip(*(part.noisy for part in parts), strict=True)])
 
 
 def write(path: Path, scored: Scored) -> None:
@@ -115,7 +128,7 @@ def read(path: Path) -> Scored:
         tuple(Groups(arrays.get(f"edges/{channel}"), meta["tokens"][channel]) for channel in channels),
         tuple(arrays[f"places/{channel}"] for channel in channels),
         {cell: _histogram(arrays, f"scores/{cell.channel}/{cell.side}/{cell.group}") for cell in cells},
-        tuple(_histogram(arrays, f"noisy/{channel}") for channel in channels),
+        tuple(_histogram(arrays, f"noisy/{channel}") for channel in channels if f"noisy/{channel}/units" in arrays),
         arrays["effects"],
         arrays["noisy_effects"],
         kind,

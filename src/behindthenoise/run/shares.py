@@ -1,0 +1,31 @@
+"""Work that several jobs share."""
+
+import re
+from typing import NamedTuple
+
+from behindthenoise.errors import ConfigError
+
+
+class Share(NamedTuple):
+    """One of several equal shares; `index` is from 0."""
+
+    index: int
+    count: int
+
+
+ALL = Share(0, 1)
+
+
+def parse(text: str) -> Share:
+    """
+    A share as Snakemake writes it, `I-of-N`, from 1.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not like that.
+    """
+    found = re.fullmatch(r"(\d+)-of-(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--share is {text!r}; it must be like 2-of-8, the first number between 1 and the second")
+    return Share(int(found[1]) - 1, int(found[2]))
