@@ -18,7 +18,7 @@ PREDICTED = {
     "median": "predicted median",
     "upper": "predicted upper quantile",
 }
-KNOWN = {"truth": "what was predicted, as real numbers"}
+KNOWN = {"truth": "what was predicted, in the same units"}
 OPTIONAL = {
     "spread": "standard deviation of an ensemble's medians, for the score ensemble",
     "tokens": "group of every voxel, from 1, known without the truth: each has a threshold of its own",

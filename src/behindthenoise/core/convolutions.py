@@ -1,6 +1,6 @@
 """Convolutions that pad by repeating the border, and what may normalise them while they are trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -25,6 +25,9 @@ def _convolution(features: Tensor, weight: Tensor, bias: Tensor | None, dilation
     return CONVOLVE[ndim](features, weight, bias, dilation=dilation)
 
 
+# Voxels before and after a region along each axis.
+Margin = Sequence[tuple[int, int]]
+
 # the one place where the number of dimensions chooses something; channels-last is the fastest layout
 CONVOLVE = {2: functional.conv2d, 3: functional.conv3d}
 # oneDNN has no fast 1x1 convolution in 3D
@@ -38,8 +41,8 @@ MOMENTUM = 0.1
 class Convolution(Protocol):
     """What every kind of convolution can do; each is a module with `weight` and `bias`."""
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """Convolved features."""
+    def __call__(self, features: Tensor, room: Margin | None = None) -> Tensor:
+        """Convolved features; see `convolve`."""
 
     def rescale(self, mean: Tensor, spread: Tensor) -> None:
         """Change the parameters so that an output of this mean and spread becomes one of mean 0 and spread 1."""
@@ -57,9 +60,9 @@ class Plain(nn.Module):
         self.weight = nn.Parameter(torch.zeros(shape.leaving, shape.entering, *[shape.edge] * ndim))
         self.bias = nn.Parameter(torch.zeros(shape.leaving))
 
-    def forward(self, features: Float[Tensor, " b c *space"]) -> Float[Tensor, " b out *space"]:
+    def forward(self, features: Float[Tensor, " b c *space"], room: Margin | None = None) -> Float[Tensor, " b out *there"]:
         """Convolved features."""
-        return convolve(features, self.weight, self.bias, self.dilation)
+        return convolve(features, self.weight, self.bias, self.dilation, room)
 
     @torch.no_grad()
     def rescale(self, mean: Float[Tensor, " out"], spread: Float[Tensor, " out"]) -> None:
@@ -88,9 +91,9 @@ class WeightStandardised(nn.Module):
         self.gain = nn.Parameter(torch.ones(shape.leaving))
         self.bias = nn.Parameter(torch.zeros(shape.leaving))
 
-    def forward(self, features: Float[Tensor, " b c *space"]) -> Float[Tensor, " b out *space"]:
+    def forward(self, features: Float[Tensor, " b c *space"], room: Margin | None = None) -> Float[Tensor, " b out *there"]:
         """Convolved features."""
-        return convolve(features, *self.folded(), self.dilation)
+        return convolve(features, *self.folded(), self.dilation, room)
 
     @torch.no_grad()
     def rescale(self, mean: Float[Tensor, " out"], spread: Float[Tensor, " out"]) -> None:
@@ -127,11 +130,11 @@ class BatchNormalised(nn.Module):
         self.register_buffer("mean", torch.zeros(shape.leaving))
         self.register_buffer("variance", torch.ones(shape.leaving))
 
-    def forward(self, features: Float[Tensor, " b c *space"]) -> Float[Tensor, " b out *space"]:
+    def forward(self, features: Float[Tensor, " b c *space"], room: Margin | None = None) -> Float[Tensor, " b out *there"]:
         """Convolved and normalised features."""
         if not self.training:
-            return convolve(features, *self.folded(), self.dilation)
-        raw = convolve(features, self.weight, None, self.dilation)
+            return convolve(features, *self.folded(), self.dilation, room)
+        raw = convolve(features, self.weight, None, self.dilation, room)
         return functional.batch_norm(
             raw, self.mean, self.variance, self.gain, self.bias, training=True, momentum=self.momentum, eps=EPSILON
         )
@@ -149,15 +152,32 @@ KINDS = {"none": Plain, "weight": WeightStandardised, "batch": BatchNormalised}
 
 
 def convolve(
-    features: Float[Tensor, " b c *space"], weight: Tensor, bias: Tensor | None, dilation: int
-) -> Float[Tensor, " b out *space"]:
-    """Convolution with an odd kernel over features padded by repeating their border, in the arithmetic of the features."""
+    features: Float[Tensor, " b c *space"], weight: Tensor, bias: Tensor | None, dilation: int, room: Margin | None = None
+) -> Float[Tensor, " b out *there"]:
+    """
+    Convolution with an odd kernel, in the arithmetic of the features.
+
+    Parameters
+    ----------
+    room
+        By how much the convolution reads beyond the features, where their border is repeated; negative where it needs less than
+        there is. None reads as far as the kernel reaches, so that the features keep their size.
+    """
     ndim, reach = features.ndim - 2, dilation * (weight.shape[-1] // 2)
     weight, bias = weight.to(features.dtype), None if bias is None else bias.to(features.dtype)
-    if not reach:
-        return POINTWISE[ndim](features, weight, bias)
-    padded = functional.pad(features, [reach] * (2 * ndim), mode="replicate")
-    return _convolution(padded, weight, bias, dilation)
+    around = fitted(features, [(reach, reach)] * ndim if room is None else room)
+    return _convolution(around, weight, bias, dilation) if reach else POINTWISE[ndim](around, weight, bias)
+
+
+def fitted(features: Float[Tensor, " b c *space"], room: Margin) -> Float[Tensor, " b c *there"]:
+    """The features with so much more around them, by repeating their border, or less where `room` is negative."""
+    if any(side < 0 for sides in room for side in sides):
+        inner = [
+            slice(max(-before, 0), size + min(after, 0)) for (before, after), size in zip(room, features.shape[2:], strict=True)
+        ]
+        features = features[(slice(None), slice(None), *inner)]
+    more = [max(side, 0) for sides in reversed(room) for side in sides]
+    return functional.pad(features, more, mode="replicate") if any(more) else features
 
 
 def channels_last(tensor: Float[Tensor, " b c *space"]) -> Float[Tensor, " b c *space"]:

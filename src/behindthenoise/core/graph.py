@@ -54,6 +54,13 @@ class Graph:
             radius[edge.target] = max(radius[edge.target], radius[edge.source] + edge.dilation)
         return tuple(radius)
 
+    def reaches(self) -> tuple[int, ...]:
+        """How far the features of each node are seen from the latent, in voxels: the longest path of dilations to an output."""
+        reach = [0] * (self.depth + 1)
+        for edge in reversed(self.edges):
+            reach[edge.source] = max(reach[edge.source], reach[edge.target] + edge.dilation)
+        return tuple(reach)
+
     @property
     def radius(self) -> int:
         """Receptive radius of the latent in voxels: the longest path of dilations to an output."""

@@ -6,25 +6,29 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from behindthenoise.core.convolutions import Margin
 from behindthenoise.core.network import Network
 from behindthenoise.core.tokens import Projection
 
 
 @torch.no_grad()
 def run_member(
-    network: Network, standardised: Float[np.ndarray, " c *space"]
-) -> tuple[Float[np.ndarray, " 3 out *space"], Float[np.ndarray, " l *space"]]:
-    """Quantiles in standard units and latents of one network on one tile."""
-    quantiles, latent = network(_tensor(network, standardised))
+    network: Network, standardised: Float[np.ndarray, " c *read"], margin: Margin | None = None
+) -> tuple[Float[np.ndarray, " 3 out *core"], Float[np.ndarray, " l *core"]]:
+    """Quantiles in standard units and latents of one network on one tile, without its margin."""
+    quantiles, latent = network(_tensor(network, standardised), margin)
     return quantiles[0].cpu().numpy(), latent[0].cpu().numpy()
 
 
 @torch.no_grad()
 def run_ensemble(
-    networks: Sequence[Network], projection: Projection, standardised: Float[np.ndarray, " c *space"]
-) -> tuple[Float[np.ndarray, " 3 out *space"], Float[np.ndarray, " out *space"], Float[np.ndarray, " component *space"]]:
+    networks: Sequence[Network],
+    projection: Projection,
+    standardised: Float[np.ndarray, " c *read"],
+    margin: Margin | None = None,
+) -> tuple[Float[np.ndarray, " 3 out *core"], Float[np.ndarray, " out *core"], Float[np.ndarray, " component *core"]]:
     """
-    Averaged quantiles and standard deviation of the members' medians, in standard units, and the embedding of one tile.
+    Averaged quantiles and standard deviation of the members' medians, in standard units, and the embedding of one tile's core.
 
     Members run one after another on the same tile; all sums stay on the device.
 
@@ -38,7 +42,7 @@ def run_ensemble(
     mean = tile.new_zeros(())
     squares = tile.new_zeros(())
     for count, (network, matrix) in enumerate(zip(networks, projection.matrices, strict=True), start=1):
-        quantiles, latent = network(tile)
+        quantiles, latent = network(tile, margin)
         change = quantiles[0] - mean
         mean = mean + change / count
         squares = squares + change[1] * (quantiles[0, 1] - mean[1])

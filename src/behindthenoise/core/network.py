@@ -1,6 +1,6 @@
 """The network: a trunk of convolutions, a latent vector per voxel, three heads that cannot cross."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
@@ -9,7 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from behindthenoise.core.architecture import Architecture
-from behindthenoise.core.convolutions import KINDS, LAYOUT, POOL, BatchNormalised, Convolution, Plain, channels_last
+from behindthenoise.core.convolutions import (
+    KINDS,
+    LAYOUT,
+    POOL,
+    BatchNormalised,
+    Convolution,
+    Margin,
+    Plain,
+    channels_last,
+    fitted,
+)
 from behindthenoise.core.graph import Graph
 from behindthenoise.core.unet import UNet
 
@@ -41,7 +51,9 @@ class Network(nn.Module):
         self.encode, self.mix, self.heads = (Plain(shape, architecture.ndim) for shape in (encode, mix, heads))
         self.to(memory_format=LAYOUT[architecture.ndim])  # type: ignore[call-overload]  # the stubs lack it without a dtype
 
-    def forward(self, noisy: Float[Tensor, " b c *space"]) -> tuple[Float[Tensor, " b 3 out *space"], Float[Tensor, " b l *space"]]:
+    def forward(
+        self, noisy: Float[Tensor, " b c *space"], margin: Margin | None = None
+    ) -> tuple[Float[Tensor, " b 3 out *core"], Float[Tensor, " b l *core"]]:
         """
         Lower, median and upper quantile (axis 1) of every channel, and the latent.
 
@@ -49,11 +61,16 @@ class Network(nn.Module):
         ----------
         noisy
             Standardised input; masked voxels hold 0.
+        margin
+            Voxels around those that are asked for, along each axis: they are read, and nothing is computed there that the others do
+            not depend on. None asks for all.
         """
         noisy = channels_last(noisy)
+        margin = margin or [(0, 0)] * self.architecture.ndim
         # on CPUs, torch's gradients of dilated convolutions in bfloat16 cannot be trusted (docs/decisions/0010)
         exact = noisy.device.type == "cpu" and torch.is_grad_enabled()
-        latent = self.encode(self._features(noisy.to(torch.float32 if exact else self.precision)).float())
+        latent = self.encode(self._features(noisy.to(torch.float32 if exact else self.precision), margin).float())
+        noisy = _without(noisy, margin)
         mixed = functional.relu_(self.mix(torch.cat([latent, noisy], dim=1)))
         out = self.heads(torch.cat([mixed, noisy], dim=1)).unflatten(1, (3, self.architecture.out_channels))
         below, median, above = out.unbind(1)
@@ -98,18 +115,28 @@ class Network(nn.Module):
         # all kinds have weight, bias and the methods of `Convolution`; Plain stands for them in the types
         yield from (cast(Plain, module) for module in [*self.trunk, self.encode, self.mix, self.heads])
 
-    def _features(self, noisy: Tensor) -> Tensor:
-        """Everything that enters the latent, concatenated."""
+    def _features(self, noisy: Tensor, margin: Margin) -> Tensor:
+        """Everything that enters the latent, concatenated, without the margin."""
         wiring = self.architecture.wiring
-        return _sparse(wiring, self.trunk, noisy) if isinstance(wiring, Graph) else _pyramid(wiring, self.trunk, noisy)
+        if isinstance(wiring, Graph):
+            return _sparse(wiring, self.trunk, noisy, margin)
+        return _without(_pyramid(wiring, self.trunk, noisy), margin)
 
 
-def _sparse(graph: Graph, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
+def _sparse(graph: Graph, trunk: nn.ModuleList, noisy: Tensor, margin: Margin) -> Tensor:
     """
     Features that a sparse graph collects at its outputs.
 
-    Parts wait in the order of their sources until their node's turn; a node whose features are used up is freed.
+    Parts wait in the order of their sources until their node's turn; a node whose features are used up is freed. Features are
+    computed as far into the margin as the outputs see them. Where the margin ends before that, the image ends, and its border is
+    repeated.
     """
+    reaches = graph.reaches()
+
+    def seen(nodes: Iterable[int]) -> Margin:
+        reach = max(reaches[node] for node in nodes)
+        return [(min(before, reach), min(after, reach)) for before, after in margin]
+
     arriving: dict[int, list[Tensor]] = {}
     features: dict[int, Tensor] = {}
     groups = graph.groups()
@@ -119,14 +146,26 @@ def _sparse(graph: Graph, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
         source = group[0].source
         if source not in features:
             features[source] = _active(arriving.pop(source)) if source else noisy
-        parts = convolution(features[source]).split([edge.channels for edge in group], dim=1)
-        for edge, part in zip(group, parts, strict=True):
-            arriving.setdefault(edge.target, []).append(part)
+        there, wanted = seen([source]) if source else margin, seen(edge.target for edge in group)
+        parts = convolution(features[source], _more(_more(wanted, group[0].dilation), there, -1))
+        for edge, part in zip(group, parts.split([edge.channels for edge in group], dim=1), strict=True):
+            arriving.setdefault(edge.target, []).append(_without(part, _more(wanted, seen([edge.target]), -1)))
         if last[source] == index:
             done = features.pop(source)
             if source in graph.outputs:
-                leaving[source] = done
+                leaving[source] = _without(done, there)
     return _joined([leaving[node] if node in leaving else _active(arriving[node]) for node in graph.outputs])
+
+
+def _more(margin: Margin, other: Margin | int, sign: int = 1) -> Margin:
+    """Two margins added side by side, or one and the same on every side."""
+    others = [(other, other)] * len(margin) if isinstance(other, int) else other
+    return [(before + sign * one, after + sign * two) for (before, after), (one, two) in zip(margin, others, strict=True)]
+
+
+def _without(features: Tensor, margin: Margin) -> Tensor:
+    """Features inside a margin."""
+    return fitted(features, [(-before, -after) for before, after in margin])
 
 
 def _pyramid(unet: UNet, trunk: nn.ModuleList, noisy: Tensor) -> Tensor:
@@ -161,7 +200,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def _standardise_output(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _standardise_output(module: nn.Module, _inputs: tuple[object, ...], output: Tensor) -> Tensor:
     """Forward hook: rescale a convolution so that this very output has mean 0 and variance 1 in each channel."""
     others = [axis for axis in range(output.ndim) if axis != 1]
     shape = [-1] + [1] * (output.ndim - 2)

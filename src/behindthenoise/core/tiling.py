@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from jaxtyping import Shaped
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,11 @@ class Tile:
         """Where the core lies within what was read."""
         return tuple(segment.inside for segment in self.segments)
 
+    @property
+    def margin(self) -> tuple[tuple[int, int], ...]:
+        """Voxels that are read before and after the core along each axis."""
+        return tuple((segment.core.start - segment.read.start, segment.read.stop - segment.core.stop) for segment in self.segments)
+
 
 def segments(size: int, core: int, halo: int) -> list[Segment]:
     """Segments that cut an axis into cores of `core` voxels; the last may be shorter."""
@@ -70,9 +74,3 @@ def share(count: int, job: int, jobs: int) -> range:
 def read_size(shape: Sequence[int], core: Sequence[int], halo: int) -> int:
     """Voxels of the largest tile with its halo."""
     return int(np.prod([min(size, edge + 2 * halo) for size, edge in zip(shape, core, strict=True)]))
-
-
-def crop(array: Shaped[np.ndarray, " *read"], tile: Tile) -> Shaped[np.ndarray, " *core"]:
-    """The core of what was computed on a tile's read region."""
-    lead = (slice(None),) * (array.ndim - len(tile.segments))
-    return np.asarray(array[lead + tile.inside])

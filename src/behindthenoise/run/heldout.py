@@ -148,7 +148,7 @@ class HeldOut:
                 if not chosen.any():
                     continue
                 found += 1
-                if found % share.count == share.index:
+                if found % share.jobs == share.job:
                     yield from (self._piece(image, scan, where, chosen) for scan in range(self.scans))
 
     def _piece(self, image: int, scan: int, where: Box, chosen: np.ndarray) -> Piece:

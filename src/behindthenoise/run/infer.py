@@ -78,7 +78,7 @@ def run_tile(
         channels, components = len(source.geometry.channels), len(mapping.offset)
         return tuple(np.full((*lead, *inside.shape), np.nan, np.float32) for lead in ((3, channels), (channels,), (components,)))
     noisy = np.asarray(source.noisy[(slice(None), *tile.read)])
-    found = inference.run_ensemble(networks, mapping, scale.standardise_noisy(noisy, mask, axis=0))
-    raw, deviation, embedding = (tiling.crop(values, tile) for values in found)
+    standardised = scale.standardise_noisy(noisy, mask, axis=0)
+    raw, deviation, embedding = inference.run_ensemble(networks, mapping, standardised, tile.margin)
     results = scale.restore_clean(raw, axis=1), scale.stretch_clean(deviation, axis=0), embedding
     return tuple(np.where(inside, values, np.nan) for values in results)

@@ -11,7 +11,7 @@ from behindthenoise.config import InferenceConfig
 from behindthenoise.core import inference, memory
 from behindthenoise.core.network import Network
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
-from behindthenoise.core.tiling import Tile, crop, tiles
+from behindthenoise.core.tiling import Tile, tiles
 from behindthenoise.core.tokens import draw_sample
 from behindthenoise.errors import CalibrationError
 from behindthenoise.io import stores
@@ -156,5 +156,4 @@ def run_tile(
     """Quantiles in standard units and latents of one tile's core."""
     image, scan = field
     noisy, mask = pairs.noisy[image, scan][(slice(None), *tile.read)], pairs.mask[image][tile.read]
-    raw, latents = inference.run_member(network, pairs.scale.standardise_noisy(noisy, mask, axis=0))
-    return crop(raw, tile), crop(latents, tile)
+    return inference.run_member(network, pairs.scale.standardise_noisy(noisy, mask, axis=0), tile.margin)

@@ -7,10 +7,10 @@ from behindthenoise.errors import ConfigError
 
 
 class Share(NamedTuple):
-    """One of several equal shares; `index` is from 0."""
+    """One of several equal shares; `job` is from 0."""
 
-    index: int
-    count: int
+    job: int
+    jobs: int
 
 
 ALL = Share(0, 1)

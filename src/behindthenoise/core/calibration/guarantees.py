@@ -47,6 +47,8 @@ class Request:
         takes them from the variance between units.
     seed
         Order in which units are bet on (`rcps`).
+    unit
+        What a unit is, for messages: image or block.
 
     Raises
     ------
@@ -59,6 +61,7 @@ class Request:
     share: Fraction
     design: Callable[[float], float] | float | None = None
     seed: int = 0
+    unit: str = "unit"
 
     def __post_init__(self) -> None:
         for name in ("miscoverage", "failure", "share"):
@@ -141,7 +144,7 @@ def crc(histogram: Histogram, request: Request) -> Found:
     Angelopoulos, Bates, Fisch, Lei & Schuster (2024), arXiv:2208.02814, theorem 1; see `ranks.cluster_rank`.
     """
     sizes = _sizes(histogram)
-    rank = cluster_rank(sizes, request.miscoverage)
+    rank = cluster_rank(sizes, request.miscoverage, request.unit)
     grounds: dict[str, object] = {"guarantee": "crc", "rank": rank, "largest_unit": int(sizes.max())}
     return _found(histogram, request, histogram.bucket_of_rank(rank), grounds)
 
@@ -164,8 +167,8 @@ def tolerance(histogram: Histogram, request: Request) -> Found:
     sizes = _sizes(histogram)
     unit_rank = split_rank(sizes.size, request.share)
     if unit_rank is None:
-        promise = f"{_promise(request, 'tolerance')} in {percent(1 - request.share)} of new units"
-        raise shortage(sizes.size, promise, ceil(1 / request.share) - 1, "a larger share")
+        promise = f"{_promise(request, 'tolerance')} in {percent(1 - request.share)} of new {request.unit}s"
+        raise shortage(sizes.size, promise, ceil(1 / request.share) - 1, "a larger share", request.unit)
     bucket = int(np.sort(histogram.unit_buckets(unit_ranks(sizes, request.miscoverage)))[unit_rank - 1])
     grounds: dict[str, object] = {"guarantee": "tolerance", "rank": unit_rank, "share": str(request.share)}
     return _found(histogram, request, bucket, grounds)
@@ -201,7 +204,8 @@ def rcps(histogram: Histogram, request: Request) -> Found:
 
     low, high = -1, histogram.upper.size - 1
     if not suffices(high):
-        raise shortage(sizes.size, _promise(request, "rcps"), _units_to_bet_on(sizes.size, variance, request), "a lower coverage")
+        needed = _units_to_bet_on(sizes.size, variance, request)
+        raise shortage(sizes.size, _promise(request, "rcps"), needed, "a lower coverage", request.unit)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if suffices(middle) else (middle, high)
@@ -227,7 +231,7 @@ def pooled(histogram: Histogram, request: Request) -> Found:
     rank = split_rank(histogram.total, request.miscoverage)
     if rank is None:
         needed = ceil((1 / request.miscoverage - 1) * sizes.size / histogram.total)
-        raise shortage(sizes.size, _promise(request, "pooled"), needed, "a lower coverage")
+        raise shortage(sizes.size, _promise(request, "pooled"), needed, "a lower coverage", request.unit)
     grounds: dict[str, object] = {
         "guarantee": "pooled",
         "rank": rank,
@@ -264,12 +268,18 @@ def _between_units(request: Request, misses: Int64[np.ndarray, " unit"], sizes: 
     """Effective samples and raised level by the variance between units."""
     units, pixels, equal = sizes.size, int(sizes.sum()), equal_units(sizes)
     needed = max(FEWEST_UNITS, ceil(units * FEWEST_EQUAL_UNITS / equal))
+    promise, uneven = _promise(request, "pac"), f", as they differ so much in size that they are worth {equal:.3g} of one size"
+    if units < FEWEST_UNITS:
+        raise shortage(units, promise, needed, "unit auto, which counts pixels by how far their misses reach", request.unit)
     if units < needed:
-        raise shortage(units, _promise(request, "pac"), needed, "the integral range of one field")
+        raise shortage(units, promise + uneven, needed, f"{request.unit}s of more even size", request.unit)
     measured = unit_design(misses, sizes, request.miscoverage).effective_samples
     effective, level = _guarded(request, measured, equal)
     if _raised_rank(level, pixels) > pixels:
-        raise shortage(units, _promise(request, "pac"), _units_for_a_rank(request, measured, sizes), "a lower coverage")
+        needed, relaxed = _units_for_a_rank(request, measured, sizes), "a lower coverage"
+        if _raised_rank(_guarded(request, measured, float(units))[1], pixels) <= pixels:
+            promise, relaxed = promise + uneven, f"{request.unit}s of more even size"
+        raise shortage(units, promise, needed, relaxed, request.unit)
     return effective, level
 
 

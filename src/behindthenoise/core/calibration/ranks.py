@@ -1,6 +1,8 @@
 """Ranks of order statistics, in exact arithmetic: a rank that is off by one breaks the promise that is made with it."""
 
+from decimal import Context, Decimal
 from fractions import Fraction
+from itertools import count
 from math import ceil, floor
 
 import numpy as np
@@ -33,7 +35,7 @@ def split_rank(count: int, miscoverage: Fraction) -> int | None:
     return rank if rank <= count else None
 
 
-def cluster_rank(sizes: Int[np.ndarray, " unit"], miscoverage: Fraction) -> int:
+def cluster_rank(sizes: Int[np.ndarray, " unit"], miscoverage: Fraction, unit: str = "unit") -> int:
     """
     Rank j, from 1, such that the j-th smallest pooled score misses at most `miscoverage` of the pixels of new units.
 
@@ -46,6 +48,8 @@ def cluster_rank(sizes: Int[np.ndarray, " unit"], miscoverage: Fraction) -> int:
         Pixels of each calibration unit.
     miscoverage
         Accepted share of misses in (0, 1), exact.
+    unit
+        What a unit is, for the message: image or block.
 
     Raises
     ------
@@ -61,7 +65,12 @@ def cluster_rank(sizes: Int[np.ndarray, " unit"], miscoverage: Fraction) -> int:
     misses = floor(miscoverage * pixels - (1 - miscoverage) * largest)
     if misses < 0 or pixels == 0:
         promise = f"{percent(1 - miscoverage)} coverage with guarantee 'crc'"
-        raise shortage(sizes.size, promise, units_needed(sizes, miscoverage), "a lower coverage")
+        if pixels and units_needed(sizes[:0], miscoverage) <= sizes.size:  # so many of one size would do
+            ratio = largest * sizes.size / pixels
+            promise, relaxed = f"{promise}, as the largest has {ratio:.3g} times the mean size", f"{unit}s of more even size"
+        else:
+            relaxed = "a lower coverage"
+        raise shortage(sizes.size, promise, units_needed(sizes, miscoverage), relaxed, unit)
     return pixels - misses
 
 
@@ -82,11 +91,16 @@ def unit_ranks(sizes: Int[np.ndarray, " unit"], miscoverage: Fraction) -> Int64[
 
 
 def percent(share: Fraction) -> str:
-    """Share in percent, e.g. `90 %`."""
-    return f"{float(100 * share):g} %"
+    """Share in percent, e.g. `90 %`, with so many digits that its distance from all and from nothing is right to a hundredth."""
+    value = 100 * share
+    for digits in count(6):
+        found = Context(prec=digits).divide(Decimal(value.numerator), Decimal(value.denominator)).normalize()
+        if 100 * abs(Fraction(found) - value) <= min(value, 100 - value):
+            break
+    return f"{found:f} %"
 
 
-def shortage(units: int, promise: str, needed: int, relaxed: str) -> CalibrationError:
+def shortage(units: int, promise: str, needed: int, relaxed: str, unit: str = "unit") -> CalibrationError:
     """
     The error that so few units call for.
 
@@ -95,13 +109,16 @@ def shortage(units: int, promise: str, needed: int, relaxed: str) -> Calibration
     units
         How many there are.
     promise
-        What they cannot promise, with the guarantee's name.
+        What they cannot promise, with the guarantee's name; the reason after a comma where it is not their number.
     needed
         How many units like these it takes.
     relaxed
         What to ask for instead.
+    unit
+        What they are: image or block.
     """
+    more = "more images" if unit == "image" else "smaller blocks, more images"
     return CalibrationError(
-        f"{units} calibration unit{'s' * (units != 1)} cannot promise {promise}; at this unit size it takes at least {needed}; "
-        f"use smaller blocks, more images, or {relaxed}"
+        f"{units} calibration {unit}{'s' * (units != 1)} cannot promise {promise}; at this {unit} size it takes at least {needed}; "
+        f"use {more}, or {relaxed}"
     )

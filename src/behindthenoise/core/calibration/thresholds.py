@@ -65,7 +65,7 @@ def kind_of(asked: str, value_unit: str) -> Kind:
     return "asymmetric" if value_unit == "counts" else "cqr"
 
 
-def request(config: CalibrationConfig, sides: int, groups: int = 1, effective: float | None = None) -> Request:
+def request(config: CalibrationConfig, sides: int, groups: int = 1, effective: float | None = None, unit: str = "unit") -> Request:
     """
     What one side of one group has to promise, so that all sides and groups together keep the promise of the configuration.
 
@@ -77,13 +77,16 @@ def request(config: CalibrationConfig, sides: int, groups: int = 1, effective: f
         Each group takes its share of the probability to fail: all of them hold at once (union bound).
     effective
         Independent pixels that a field is worth; None takes the variance between units.
+    unit
+        What a unit is, for messages: image or block.
     """
-    return Request(
-        config.miscoverage / sides, config.allowed_failure / (sides * groups), config.allowed_shortfall / sides, effective
-    )
+    failure, share = config.allowed_failure / (sides * groups), config.allowed_shortfall / sides
+    return Request(config.miscoverage / sides, failure, share, effective, unit=unit)
 
 
-def expect_feasible(config: CalibrationConfig, sides: int, units: int, pixels: int, effective: float | None) -> None:
+def expect_feasible(
+    config: CalibrationConfig, sides: int, units: int, pixels: int, effective: float | None, unit: str = "unit"
+) -> None:
     """
     Nothing, if so many units could carry the guarantee at best: when all of them look alike and there is one group.
 
@@ -91,7 +94,7 @@ def expect_feasible(config: CalibrationConfig, sides: int, units: int, pixels: i
     ----------
     pixels
         Calibration pixels of all units.
-    effective
+    effective, unit
         As in `request`.
 
     Raises
@@ -104,7 +107,7 @@ def expect_feasible(config: CalibrationConfig, sides: int, units: int, pixels: i
     values = np.arange(100, dtype=np.float32)
     alike = Histogram.of(np.tile(values, units), np.repeat(np.arange(units), values.size))
     alike = replace(alike, counts=alike.counts * -(-pixels // (units * values.size)))
-    GUARANTEES[config.guarantee](alike, request(config, sides, effective=effective))
+    GUARANTEES[config.guarantee](alike, request(config, sides, effective=effective, unit=unit))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +123,15 @@ class Counted:
         Of all groups: in words, and a point for each.
     effects
         Pixels for each independent one, at the shares of misses in `survey.MISSES`; NaN takes the variance between units.
+    unit
+        What a unit is, for messages: image or block.
     """
 
     sides: tuple[Mapping[int, Histogram], ...]
     names: Sequence[str]
     places: Float64[np.ndarray, " group d"]
     effects: Float64[np.ndarray, " side group miss"]
+    unit: str = "unit"
     _joined: dict[tuple[int, tuple[int, ...]], Histogram] = field(default_factory=dict, repr=False)
 
     @property
@@ -158,7 +164,7 @@ class Counted:
     def asked(self, config: CalibrationConfig, side: int, members: Sequence[int], classes: int) -> Request:
         """What some groups have to promise where so many classes of them share the probability to fail."""
         sides = len(self.sides)
-        return request(config, sides, classes, self.effective(side, members, float(config.miscoverage / sides)))
+        return request(config, sides, classes, self.effective(side, members, float(config.miscoverage / sides)), self.unit)
 
     def effective(self, side: int, members: Sequence[int], miss: float) -> float | None:
         """Independent pixels that several groups are worth together; None where the variance between units says it."""
