@@ -101,14 +101,14 @@ STAGES: dict[str, Stage] = {
     "label": Stage("find the token of every held-out voxel", (), ("projection", "tokens", "store", "manifest"), ("members",)),
     "fetch": Stage("copy one volume into a store of our own", (VOLUME, "pairs", "synthetic"), ("pairs", "store", "manifest")),
     "plan": Stage(
-        "choose the tiles of one volume and lay out its store",
+        "choose tiles and shards of one volume and lay out its store",
         (*TILES, "tokens.components"),
         ("volume", "store"),
         ("graphs",),
     ),
     "infer": Stage(
-        "run the ensemble over a share of one volume's tiles",
-        ("inference.threads", "inference.precision"),
+        "run the ensemble over a share of one volume's shards",
+        (*TILES, "inference.threads", "inference.precision"),
         ("pairs", "volume", "projection", "store", "manifest"),
         ("graphs", "weights"),
     ),

@@ -86,22 +86,24 @@ def test_an_input_that_is_incomplete_is_refused(volume, tmp_path):
         volumes.open_input(tmp_path / "input.zarr")
 
 
-def test_a_store_of_quantiles_has_one_chunk_for_each_tile_and_is_nan(volume, ndim, tmp_path):
-    core = (64, 32, 16)[-ndim:]
-    volumes.create_quantiles(tmp_path / "quantiles.zarr", volume[0], core, 7, 4)
+def test_a_store_of_quantiles_has_a_chunk_for_a_tile_a_file_for_a_shard_and_is_nan(volume, ndim, tmp_path):
+    core, shard = (64, 32, 16)[-ndim:], (64, 64, 32)[-ndim:]
+    volumes.create_quantiles(tmp_path / "quantiles.zarr", volume[0], core, shard, 4)
     group = stores.open_group(tmp_path / "quantiles.zarr")
     quantiles, embedding = stores.get_array(group, "quantiles"), stores.get_array(group, "embedding")
     cut = tuple(min(edge, size) for edge, size in zip(core, SHAPES[ndim], strict=True))
     assert (quantiles.shape, quantiles.chunks) == ((3, 2, *SHAPES[ndim]), (3, 2, *cut))
     assert (embedding.shape, embedding.chunks) == ((4, *SHAPES[ndim]), (4, *cut))
+    assert all(size % edge == 0 for array in (quantiles, embedding) for size, edge in zip(array.shards, array.chunks, strict=True))
+    assert all(size >= min(edge, whole) for size, edge, whole in zip(quantiles.shards[2:], shard, SHAPES[ndim], strict=True))
     assert np.isnan(quantiles[:]).all()
-    assert (group.attrs["core"], group.attrs["halo"]) == (list(core), 7)
+    assert volumes.read_layout(group).shard == shard
 
 
 def test_a_store_that_is_laid_out_again_is_another_one(volume, ndim, tmp_path):
     instances = set()
     for _ in range(2):
-        volumes.create_quantiles(tmp_path / "quantiles.zarr", volume[0], [16] * ndim, 0, 1)
+        volumes.create_quantiles(tmp_path / "quantiles.zarr", volume[0], [16] * ndim, [16] * ndim, 1)
         instances.add(stores.open_group(tmp_path / "quantiles.zarr").attrs["instance"])
     assert len(instances) == 2
 

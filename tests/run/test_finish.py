@@ -13,13 +13,10 @@ from behindthenoise.core.calibration.groups import Groups
 from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.thresholds import Calibration
 from behindthenoise.core.pyramid import shapes_of_levels
-from behindthenoise.core.tiling import tiles
 from behindthenoise.core.tokens import TokenModel
-from behindthenoise.errors import StoreError
-from behindthenoise.io import stores
 from behindthenoise.io.geometry import Geometry
-from behindthenoise.io.volumes import RAW, Volume, create_ome, create_quantiles, read_layout
-from behindthenoise.run.finish import assigned, calibrated, expect_complete, mean_of_data, write_pyramid
+from behindthenoise.io.volumes import Volume, create_ome
+from behindthenoise.run.finish import assigned, calibrated, mean_of_data, write_pyramid
 
 blocks = hnp.arrays(np.float32, (2, 4, 6), elements=st.one_of(st.floats(-100, 100, width=32), st.just(np.float32(np.nan))))
 
@@ -69,51 +66,6 @@ def test_every_level_is_the_mean_of_the_one_before(tmp_path, shape):
             found = values[(slice(None), *block)].reshape(4, -1)
             expected = [row[np.isfinite(row)].mean() if np.isfinite(row).any() else np.nan for row in found]
             np.testing.assert_allclose(reduced[(slice(None), *voxel)], expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.fixture
-def written(tmp_path):
-    """A store of 2 x 2 tiles that one job has filled, with its volume and manifest."""
-    geometry = Geometry(("y", "x"), (1.0, 1.0), "pixel", ("Fe",), "counts")
-    mask = zarr.create_array(store={}, shape=(40, 50), dtype=bool)
-    volume = Volume(mask, mask, geometry)
-    create_quantiles(tmp_path / "q.zarr", volume, (32, 32), 3, 2)
-    group = zarr.open_group(tmp_path / "q.zarr", mode="r+")
-    random, found = np.random.default_rng(0), {}
-    for tile in tiles((40, 50), (32, 32), 3):
-        for name in RAW:
-            where = stores.whole(group[name], tile.core)
-            group[name][where] = random.normal(size=[part.stop - part.start for part in where])
-        corner = ",".join(str(part.start) for part in tile.core)
-        found[corner] = [stores.digest(group[name], stores.whole(group[name], tile.core)) for name in RAW]
-    return tmp_path / "q.zarr", volume, {"instance": read_layout(group).instance, "tiles": found}
-
-
-def test_a_store_that_holds_what_its_jobs_wrote_is_complete(written):
-    path, volume, manifest = written
-    expect_complete(zarr.open_group(path, mode="r"), volume, [manifest])
-
-
-def test_a_tile_that_no_job_wrote_is_named(written):
-    path, volume, manifest = written
-    del manifest["tiles"]["32,0"]
-    with pytest.raises(StoreError, match=r"the tile at 32,0 of .* was never written"):
-        expect_complete(zarr.open_group(path, mode="r"), volume, [manifest])
-
-
-def test_tiles_of_an_earlier_store_do_not_count(written):
-    path, volume, manifest = written
-    with pytest.raises(StoreError, match="was never written"):
-        expect_complete(zarr.open_group(path, mode="r"), volume, [{**manifest, "instance": "another"}])
-
-
-@pytest.mark.parametrize("name", RAW)
-def test_a_lost_chunk_is_noticed_although_it_reads_as_no_data(written, name):
-    path, volume, manifest = written
-    chunks = sorted(file for file in (path / name / "c").rglob("*") if file.is_file())
-    chunks[-1].unlink()
-    with pytest.raises(StoreError, match=r"the tile at 32,32 of .* is lost or damaged"):
-        expect_complete(zarr.open_group(path, mode="r"), volume, [manifest])
 
 
 def test_masked_voxels_stay_masked():

@@ -158,7 +158,7 @@ def test_a_volume_equals_the_average_of_the_members_on_the_whole_field(finished)
 
 def test_every_tile_of_a_volume_was_written_by_exactly_one_job(finished):
     folder = finished.results / "volumes/wide"
-    corners = [corner for path in folder.glob("jobs/*-of-2.json") for corner in json.loads(path.read_text())["tiles"]]
+    corners = [corner for path in folder.glob("jobs/*-of-2.json") for corner in json.loads(path.read_text())["shards"]]
     expected = [f"{tile.core[0].start},{tile.core[1].start}" for tile in tiling.tiles((40, 88), (32, 32), 0)]
     assert sorted(corners) == sorted(expected)
     assert np.isfinite(zarr.open_array(folder / "quantiles.zarr/quantiles", mode="r")[...]).all()

@@ -1,7 +1,7 @@
 """What a tile costs in memory, known before the first one is read."""
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 
@@ -15,7 +15,10 @@ ROLES_AND_UNITS = 1 + 1 + 4  # bytes of mask, role and unit of a voxel
 BASELINE_BYTES = 600_000_000
 REORDERED = 2 * 16  # oneDNN copies what goes in and out, in blocks of 16 channels
 STEP = 16  # cores are multiples of this, so that stores have chunks of a sensible size
-LARGEST_CORE = {2: 512, 3: 128}  # larger tiles save little halo
+LARGEST_CORE = {2: 256, 3: 64}  # features of larger tiles leave a processor's caches: per voxel, 1024² takes twice the time of 256²
+LARGEST_SHARD = {2: 1024, 3: 128}  # files of 100 MB or less
+ENOUGH_SHARDS = 16  # for jobs to share
+COPIES = 5  # of a shard's results: being filled, being written, and three while they are compressed
 
 
 def ensemble_cost(architectures: Sequence[Architecture], components: int) -> tuple[int, int]:
@@ -117,6 +120,66 @@ def choose_core(shape: Sequence[int], halo: int, voxel_bytes: int, memory_bytes:
         f"even a tile of {STEP} voxels with a halo of {halo} needs {needed / 1e9:.2f} GB, inference.memory_gb allows "
         f"{memory_bytes / 1e9:.2f}; allow more memory, or use a smaller network.radius_max, depth or width"
     )
+
+
+def shard_bytes(shape: Sequence[int], shard: Sequence[int], halo: int, channels: int, components: int) -> int:
+    """Upper bound of what reading and writing hold of shards, while one is read, one is computed and one is written."""
+    results = COPIES * FLOAT * (4 * channels + components) * prod(_clipped_to(shape, shard))
+    return results + 2 * (2 * FLOAT * channels + 1) * read_size(shape, shard, halo)
+
+
+def choose_shard(
+    shape: Sequence[int], core: Sequence[int], halo: int, values: tuple[int, int], spare_bytes: int
+) -> tuple[int, ...]:
+    """
+    Region of a volume that one job owns and writes at once: tiles doubled along all axes while it fits and there are many.
+
+    Parameters
+    ----------
+    core
+        Of a tile.
+    values
+        Channels, and components of the embedding.
+    spare_bytes
+        What tiles leave of the memory.
+    """
+    shard = tuple(core)
+    while True:
+        larger = tuple(edge if edge >= size else 2 * edge for edge, size in zip(shard, shape, strict=True))
+        count = prod(-(-size // edge) for size, edge in zip(shape, larger, strict=True))
+        if (
+            larger == shard
+            or count < ENOUGH_SHARDS
+            or max(_clipped_to(shape, larger)) > LARGEST_SHARD[len(shape)]
+            or shard_bytes(shape, larger, halo, *values) > spare_bytes
+        ):
+            return shard
+        shard = larger
+
+
+def device_core(shard: Sequence[int], halo: int, voxel_bytes: int, free_bytes: int) -> tuple[int, ...]:
+    """
+    Core of a tile on a device of its own memory: the shard, its longest edge halved until it fits.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even the smallest tile fits.
+    """
+    core = list(shard)
+    while voxel_bytes * prod(edge + 2 * halo for edge in core) > free_bytes:
+        longest = core.index(max(core))
+        if core[longest] <= STEP:
+            raise MemoryLimitError(
+                f"a tile of {STEP} voxels with a halo of {halo} does not fit into the {free_bytes / 1e9:.2f} GB that are free on "
+                "the device; free it, or use a smaller network.radius_max, depth or width"
+            )
+        core[longest] = -(-core[longest] // 2)
+    return tuple(core)
+
+
+def _clipped_to(shape: Sequence[int], edges: Sequence[int]) -> tuple[int, ...]:
+    return tuple(min(size, edge) for size, edge in zip(shape, edges, strict=True))
 
 
 def _clipped(shape: Sequence[int], edge: int) -> tuple[int, ...]:

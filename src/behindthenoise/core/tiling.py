@@ -47,23 +47,30 @@ class Tile:
         return tuple((segment.core.start - segment.read.start, segment.read.stop - segment.core.stop) for segment in self.segments)
 
 
-def segments(size: int, core: int, halo: int) -> list[Segment]:
-    """Segments that cut an axis into cores of `core` voxels; the last may be shorter."""
+def segments(size: int, core: int, halo: int, within: slice) -> list[Segment]:
+    """Segments that cut a part of an axis into cores of `core` voxels; the last may be shorter."""
     return [
-        Segment(slice(start, min(start + core, size)), slice(max(start - halo, 0), min(start + core + halo, size)))
-        for start in range(0, size, core)
+        Segment(slice(start, stop), slice(max(start - halo, 0), min(stop + halo, size)))
+        for start in range(within.start, within.stop, core)
+        for stop in [min(start + core, within.stop)]
     ]
 
 
-def tiles(shape: Sequence[int], core: Sequence[int], halo: int) -> list[Tile]:
+def tiles(shape: Sequence[int], core: Sequence[int], halo: int, within: Sequence[slice] | None = None) -> list[Tile]:
     """
-    Tiles of a volume in C order.
+    Tiles of a volume, or of a region of it, in C order.
 
     Where a tile ends with the volume it has no halo, and the network pads it just as it pads the whole volume; elsewhere
     the halo holds everything that the core depends on. So the result does not depend on the tiling.
     """
-    axes = [segments(size, edge, halo) for size, edge in zip(shape, core, strict=True)]
+    region = within or [slice(0, size) for size in shape]
+    axes = [segments(size, edge, halo, part) for size, edge, part in zip(shape, core, region, strict=True)]
     return [Tile(parts) for parts in product(*axes)]
+
+
+def relative(region: Sequence[slice], origin: Sequence[slice]) -> tuple[slice, ...]:
+    """A region counted from the corner of another one."""
+    return tuple(slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(region, origin, strict=True))
 
 
 def share(count: int, job: int, jobs: int) -> range:

@@ -116,14 +116,16 @@ class Countdown:
         self.total, self.unit, self.every_s = total, unit, every_s
         self.start = self.last = time.monotonic()
 
-    def done(self, count: int) -> None:
-        """Say how far the work is, but not more often than `every_s`."""
+    def done(self, count: int, remark: str = "") -> None:
+        """Say how far and how fast the work is, but not more often than `every_s`."""
         now = time.monotonic()
         if now - self.last < self.every_s and count < self.total:
             return
         self.last = now
-        left = (now - self.start) / max(count, 1) * (self.total - count)
-        log(f"{count}/{self.total} {self.unit}, {now - self.start:.0f} s so far, about {left:.0f} s left")
+        seconds = now - self.start
+        left = seconds / max(count, 1) * (self.total - count)
+        rate = f"{count / max(seconds, 1e-9):.3g} a second, " if self.unit == "voxels" else ""
+        log(f"{count}/{self.total} {self.unit}, {rate}{seconds:.0f} s so far, about {left:.0f} s left{remark}")
 
 
 def _shown(value: object) -> str:

@@ -3,20 +3,22 @@
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.sync import sync
 
 from behindthenoise.errors import StoreError
 
 CHUNK = {2: 256, 3: 64}  # edge of a chunk by number of spatial dimensions
+SHARD = {2: 1024, 3: 128}  # edge of what one file of a finished volume holds
 COMPRESSORS = (BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec())
 
 
@@ -27,15 +29,45 @@ def create_group(path: Path, attributes: Mapping[str, Any]) -> zarr.Group:
     return zarr.create_group(path, zarr_format=3, attributes=dict(attributes))
 
 
+class Cut(NamedTuple):
+    """
+    How an array is cut into files.
+
+    Attributes
+    ----------
+    chunk
+        Edges of what is compressed at once.
+    shard
+        Edges of what one file holds; they are made multiples of a chunk's.
+    """
+
+    chunk: Sequence[int]
+    shard: Sequence[int]
+
+    def of(self, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Chunks and shards of an array of this shape, neither larger than it must be."""
+        chunk = tuple(map(min, self.chunk, shape))
+        return chunk, tuple(edge * -(-min(size, file) // edge) for edge, file, size in zip(chunk, self.shard, shape, strict=True))
+
+
 def create_array(
-    group: zarr.Group, name: str, shape: Sequence[int], *, dtype: str, chunks: Sequence[int], dims: Sequence[str]
+    group: zarr.Group, name: str, shape: Sequence[int], *, dtype: str, chunks: Sequence[int] | Cut, dims: Sequence[str]
 ) -> zarr.Array[Any]:
-    """A new array: compressed, with a check sum on every chunk; floats are NaN and integers 0 until written."""
+    """
+    A new array: compressed, with a check sum on every chunk; floats are NaN and integers 0 until written.
+
+    Parameters
+    ----------
+    chunks
+        Edges of chunks, each in a file of its own, or of chunks and shards.
+    """
+    chunk, shard = chunks.of(shape) if isinstance(chunks, Cut) else (tuple(map(min, chunks, shape)), None)
     return group.create_array(
         name,
         shape=tuple(shape),
         dtype=dtype,
-        chunks=tuple(min(chunk, size) for chunk, size in zip(chunks, shape, strict=True)),
+        chunks=chunk,
+        shards=shard,
         compressors=COMPRESSORS,
         fill_value=float("nan") if dtype.startswith("float") else 0,
         dimension_names=list(dims),
@@ -83,9 +115,39 @@ def whole(array: zarr.Array[Any] | np.ndarray, core: tuple[slice, ...]) -> tuple
     return (*(slice(0, size) for size in array.shape[: array.ndim - len(core)]), *core)
 
 
+def files(array: zarr.Array[Any]) -> tuple[int, ...]:
+    """Edges of what one file holds: no two writers may share one."""
+    return tuple(array.shards or array.chunks)
+
+
+def write_file(array: zarr.Array[Any], region: tuple[slice, ...], values: np.ndarray) -> str:
+    """
+    Write what one file holds; returns its digest.
+
+    A damaged file would not let itself be overwritten, so it is deleted first. Until all is written the file does not exist, or has
+    another name.
+
+    Raises
+    ------
+    ValueError
+        If the region is not one whole file, so that two writers could overwrite each other.
+    """
+    starts = [part.start for part in region]
+    whole_file = all(
+        start % edge == 0 and part.stop == min(start + edge, size)
+        for start, edge, part, size in zip(starts, files(array), region, array.shape, strict=True)
+    )
+    if not whole_file:
+        raise ValueError(f"{region} is not one whole file of array {array.path}, whose files hold {files(array)}")
+    index = tuple(start // edge for start, edge in zip(starts, files(array), strict=True))
+    sync((array.store_path / array.metadata.encode_chunk_key(index)).delete())
+    array[region] = values
+    return _digest([values], array.dtype, region)
+
+
 def digest(array: zarr.Array[Any], region: tuple[slice, ...] | None = None) -> str:
     """
-    SHA-256 of an array's values, read chunk by chunk: it depends on the chunks' shape, but not on their compression.
+    SHA-256 of an array's values, read file by file: it depends on the files' shape, but not on their compression.
 
     Parameters
     ----------
@@ -93,20 +155,24 @@ def digest(array: zarr.Array[Any], region: tuple[slice, ...] | None = None) -> s
         Part to digest; None digests all.
     """
     bounds = region or tuple(slice(0, size) for size in array.shape)
-    total = hashlib.sha256(f"{array.dtype}{[(part.start, part.stop) for part in bounds]}".encode())
-    for block in blocks(array, bounds):
-        total.update(np.ascontiguousarray(array[block]).tobytes())
+    return _digest((np.asarray(array[block]) for block in blocks(array, bounds)), array.dtype, bounds)
+
+
+def _digest(parts: Iterable[np.ndarray], dtype: np.dtype[Any], bounds: tuple[slice, ...]) -> str:
+    """SHA-256 of values that together fill a region."""
+    total = hashlib.sha256(f"{dtype}{[(part.start, part.stop) for part in bounds]}".encode())
+    for values in parts:
+        total.update(np.ascontiguousarray(values, dtype).data)
     return total.hexdigest()
 
 
 def blocks(array: zarr.Array[Any], bounds: tuple[slice, ...] | None = None) -> Iterator[tuple[slice, ...]]:
-    """Regions of one chunk's size that together are the array, or the part of it within bounds that begins at a chunk."""
+    """Regions of one file's size that together are the array, or the part of it within bounds that begins at a file."""
     bounds = bounds or tuple(slice(0, size) for size in array.shape)
-    axes = [range(part.start, part.stop, chunk) for part, chunk in zip(bounds, array.chunks, strict=True)]
+    edges = files(array)
+    axes = [range(part.start, part.stop, edge) for part, edge in zip(bounds, edges, strict=True)]
     for corner in product(*axes):
-        yield tuple(
-            slice(start, min(start + chunk, part.stop)) for start, chunk, part in zip(corner, array.chunks, bounds, strict=True)
-        )
+        yield tuple(slice(start, min(start + edge, part.stop)) for start, edge, part in zip(corner, edges, bounds, strict=True))
 
 
 def write_dataset(path: Path, dataset: xr.Dataset, space: Sequence[str]) -> dict[str, str]:
@@ -132,7 +198,7 @@ def write_dataset(path: Path, dataset: xr.Dataset, space: Sequence[str]) -> dict
 
 
 def fill(sources: Sequence[da.Array], targets: Sequence[zarr.Array[Any]]) -> None:
-    """Write dask arrays into stored ones, a chunk at a time by several threads: no two threads share a chunk."""
-    aligned = [source.rechunk(target.chunks) for source, target in zip(sources, targets, strict=True)]
+    """Write dask arrays into stored ones, a file at a time by several threads: no two threads share a file."""
+    aligned = [source.rechunk(files(target)) for source, target in zip(sources, targets, strict=True)]
     # dask's types know arrays in memory only as targets
     da.store(aligned, list(targets), lock=False, scheduler="threads")  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import zarr
 from behindthenoise.errors import StoreError
 from behindthenoise.io import stores
 from behindthenoise.io.geometry import Geometry, coordinates, read_geometry
+from behindthenoise.io.stores import Cut
 
 STATISTICS = ("lower", "median", "upper", "width")
 RAW = ("quantiles", "spread", "embedding")  # what `infer` writes, before calibration
@@ -60,26 +61,25 @@ def open_input(path: Path) -> Volume:
     return Volume(stores.get_array(group, "noisy"), stores.get_array(group, "mask"), read_geometry(data))
 
 
-def create_quantiles(path: Path, volume: Volume, core: Sequence[int], halo: int, components: int) -> None:
-    """Lay out the store that the jobs of `infer` fill: one chunk is the core of one tile, so no two jobs share a chunk."""
+def create_quantiles(path: Path, volume: Volume, core: Sequence[int], shard: Sequence[int], components: int) -> None:
+    """Lay out the store that the jobs of `infer` fill: a file holds one shard, so no two jobs share one; a chunk holds one tile."""
     space, channels = volume.geometry.space, len(volume.geometry.channels)
     group = stores.create_group(
-        path, {"instance": stores.new_instance(), "core": list(core), "halo": halo, "geometry": asdict(volume.geometry)}
+        path, {"instance": stores.new_instance(), "shard": list(shard), "geometry": asdict(volume.geometry)}
     )
     leading = {"quantiles": (3, channels), "spread": (channels,), "embedding": (components,)}
     names = {"quantiles": ("quantile", "channel"), "spread": ("channel",), "embedding": ("component",)}
     for name in RAW:
-        shape, chunks = (*leading[name], *volume.shape), (*leading[name], *core)
-        stores.create_array(group, name, shape, dtype="float32", chunks=chunks, dims=(*names[name], *space))
+        shape, *cut = ((*leading[name], *edges) for edges in (volume.shape, core, shard))
+        stores.create_array(group, name, shape, dtype="float32", chunks=Cut(*cut), dims=(*names[name], *space))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the store of the quantiles was laid out: which creation of it, the core of a tile, and the halo it was planned for."""
+    """How the store of the quantiles was laid out: which creation of it, and the edges of a shard, which one job writes at once."""
 
     instance: str
-    core: tuple[int, ...]
-    halo: int
+    shard: tuple[int, ...]
 
 
 def read_layout(group: zarr.Group) -> Layout:
@@ -93,7 +93,7 @@ def read_layout(group: zarr.Group) -> Layout:
     """
     data: dict[str, Any] = dict(group.attrs.asdict())
     try:
-        return Layout(data["instance"], tuple(data["core"]), data["halo"])
+        return Layout(data["instance"], tuple(data["shard"]))
     except (KeyError, TypeError) as problem:
         raise StoreError(f"store {group.store_path} has no layout; delete its folder and run the workflow again") from problem
 
@@ -114,7 +114,7 @@ def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[
     https://ngff.openmicroscopy.org/0.5
     """
     geometry = volume.geometry
-    edge = stores.CHUNK[len(volume.shape)]
+    edge, file = stores.CHUNK[len(volume.shape)], stores.SHARD[len(volume.shape)]
     names = [f"{channel} {statistic}" for channel in geometry.channels for statistic in STATISTICS]
     image = {
         "ome": {
@@ -130,7 +130,7 @@ def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[
             str(level),
             (len(names), *shape),
             dtype="float32",
-            chunks=(1, *[edge] * len(shape)),
+            chunks=Cut((1, *[edge] * len(shape)), (len(names), *[file] * len(shape))),
             dims=("c", *geometry.space),
         )
     labels = group.create_group("labels", attributes={"ome": {"version": "0.5", "labels": ["tokens"]}})
@@ -150,7 +150,8 @@ def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[
         },
     )
     for level, shape in enumerate(levels):
-        stores.create_array(label, str(level), shape, dtype="uint8", chunks=[edge] * len(shape), dims=geometry.space)
+        cut = Cut([edge] * len(shape), [file] * len(shape))
+        stores.create_array(label, str(level), shape, dtype="uint8", chunks=cut, dims=geometry.space)
     return group
 
 

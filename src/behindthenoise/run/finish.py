@@ -11,39 +11,38 @@ from behindthenoise.core import tokens as tokenizing
 from behindthenoise.core.calibration.scores import rearrange
 from behindthenoise.core.calibration.thresholds import Calibration, Support
 from behindthenoise.core.pyramid import shapes_of_levels
-from behindthenoise.core.tiling import tiles
-from behindthenoise.errors import StoreError
 from behindthenoise.io import stores, volumes
-from behindthenoise.io.record import log, read_json, write_json
+from behindthenoise.io.record import log, write_json
 from behindthenoise.run import models
 from behindthenoise.run import thresholds as stored
+from behindthenoise.run.shards import Shards, expect_complete
 from behindthenoise.stages import Spec
 
 
 def run(
     spec: Spec, *, volume: Path, quantiles: Path, thresholds: Path, tokens: Path, jobs: list[Path], store: Path, manifest: Path
 ) -> None:
-    """Prove that every tile was written, then write the finished volume and its manifest."""
-    source, group = volumes.open_input(volume), stores.open_group(quantiles)
-    expect_complete(group, source, [read_json(job) for job in jobs])
-    raw, embedding = stores.get_array(group, "quantiles"), stores.get_array(group, "embedding")
+    """Prove that every shard was written, then write the finished volume and its manifest."""
+    source, shards = volumes.open_input(volume), Shards.open(quantiles, volumes.open_input(volume).shape)
+    expect_complete(shards, jobs)
     model, support = models.read_tokens(tokens), support_of(spec)
     calibration, _ = stored.read(thresholds)
     levels = shapes_of_levels(source.shape)
     target = volumes.create_ome(store, source, store.name.removesuffix(".ome.zarr"), levels, len(model.centroids))
     log(f"finish: {len(levels)} levels, {len(model.centroids)} tokens")
-    labels = da.from_zarr(embedding).map_blocks(assigned, model, dtype=np.uint8, drop_axis=0)
-    given = da.from_zarr(raw)
+    edges = stores.files(stores.get_array(target, "labels/tokens/0"))
+    given, spread, embedding = (lazily(stores.get_array(shards.group, name), edges) for name in volumes.RAW)
+    labels = da.map_blocks(assigned, embedding, model, dtype=np.uint8, drop_axis=0)
     bands = da.map_blocks(
         calibrated,
         given,
-        da.from_zarr(stores.get_array(group, "spread")),
+        spread,
         labels,
         calibration=calibration,
         support=support,
         dtype=np.float32,
         drop_axis=0,
-        chunks=((len(volumes.STATISTICS) * raw.shape[1],), *given.chunks[2:]),
+        chunks=((len(volumes.STATISTICS) * given.shape[1],), *given.chunks[2:]),
     )
     write_pyramid(bands, labels, target, levels)
     volumes.set_windows(target, len(levels) - 1)
@@ -51,33 +50,17 @@ def run(
     write_json(manifest, {"stage": "finish", **{key: stores.digest(stores.get_array(target, path)) for key, path in named.items()}})
 
 
+def lazily(array: zarr.Array[Any], edges: tuple[int, ...]) -> da.Array:
+    """A stored array in blocks that hold all of its leading axes, and so many voxels of space."""
+    leading = array.shape[: array.ndim - len(edges)]
+    blocks: da.Array = da.from_array(array, chunks=(*leading, *edges), name=False)
+    return blocks
+
+
 def support_of(spec: Spec) -> Support:
     """Least and largest possible value of the clean image."""
     least, largest = spec.get("calibration.support", list)
     return least, largest
-
-
-def expect_complete(group: zarr.Group, source: volumes.Volume, manifests: list[dict[str, Any]]) -> None:
-    """
-    Nothing, if the jobs together wrote every tile of this very store, and it still holds what they wrote.
-
-    Raises
-    ------
-    StoreError
-        Names a tile that is missing, damaged, or was written into an earlier store.
-    """
-    layout = volumes.read_layout(group)
-    written = {corner: found for job in manifests if job["instance"] == layout.instance for corner, found in job["tiles"].items()}
-    targets = [stores.get_array(group, name) for name in volumes.RAW]
-    for tile in tiles(source.shape, layout.core, layout.halo):
-        corner = ",".join(str(part.start) for part in tile.core)
-        if corner not in written:
-            raise StoreError(f"the tile at {corner} of {group.store_path} was never written; run the workflow again")
-        if [stores.digest(target, stores.whole(target, tile.core)) for target in targets] != written[corner]:
-            raise StoreError(
-                f"the tile at {corner} of {group.store_path} is lost or damaged: it is not what was written there; "
-                "delete the folder and run the workflow again"
-            )
 
 
 def calibrated(

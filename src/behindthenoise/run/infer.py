@@ -1,21 +1,82 @@
-"""Verb `infer`: one share of a volume's tiles → averaged quantiles and embedding, each voxel once."""
+"""Verb `infer`: a share of a volume's shards → averaged quantiles, spread and embedding, each voxel once."""
 
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32
 
+from behindthenoise.config import InferenceConfig
 from behindthenoise.core import inference, memory, tiling
 from behindthenoise.core.network import Network
 from behindthenoise.core.scale import Scale
+from behindthenoise.core.tiling import Tile
 from behindthenoise.core.tokens import Projection
-from behindthenoise.errors import StoreError
 from behindthenoise.io import stores, volumes
-from behindthenoise.io.record import Countdown, log, write_json
+from behindthenoise.io.record import Countdown, file_digest, log, write_json
 from behindthenoise.run import models, shares
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run.shards import Shards
 from behindthenoise.stages import Spec
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What is read for one shard: input and mask of its region with the halo."""
+
+    shard: Tile
+    noisy: Float32[np.ndarray, " c *read"]
+    mask: Bool[np.ndarray, " *read"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """
+    Everything that turns an input into results.
+
+    Attributes
+    ----------
+    core, halo
+        Of the tiles that the networks see.
+    """
+
+    networks: list[Network]
+    mapping: Projection
+    scale: Scale
+    core: tuple[int, ...]
+    halo: int
+
+    def results(self, given: Given, shape: Sequence[int]) -> tuple[np.ndarray, ...]:
+        """
+        Quantiles and spread in physical units and embedding of a shard, in the order of `volumes.RAW`.
+
+        NaN under the mask; in a tile where all is masked no network runs.
+        """
+        region, channels = given.shard.core, len(given.noisy)
+        leading: list[tuple[int, ...]] = [(3, channels), (channels,), (len(self.mapping.offset),)]
+        size = tuple(part.stop - part.start for part in region)
+        found = tuple(np.full((*lead, *size), np.nan, np.float32) for lead in leading)
+        for tile in tiling.tiles(shape, self.core, self.halo, region):
+            there = tiling.relative(tile.read, given.shard.read)
+            mask = given.mask[there]
+            inside = mask[tile.inside]
+            if inside.any():
+                standardised = self.scale.standardise_noisy(given.noisy[(slice(None), *there)], mask, axis=0)
+                raw, deviation, embedding = inference.run_ensemble(self.networks, self.mapping, standardised, tile.margin)
+                values = self.scale.restore_clean(raw, axis=1), self.scale.stretch_clean(deviation, axis=0), embedding
+                for target, part in zip(found, values, strict=True):
+                    target[stores.whole(target, tiling.relative(tile.core, region))] = np.where(inside, part, np.nan)
+        return found
 
 
 def run(
@@ -30,55 +91,79 @@ def run(
     manifest: Path,
     share: str,
 ) -> None:
-    """Fill this job's tiles of the store, and write a manifest with the digest of each."""
-    torch.set_num_threads(spec.get("inference.threads", int))
-    source, scale = volumes.open_input(volume), store_of_pairs.read_scale(pairs)
-    precision = spec.get("inference.precision", str)
-    networks = [on_disk.read_network(graph, weight, precision) for graph, weight in zip(graphs, weights, strict=True)]
-    mapping = models.read_projection(projection)
-    group = stores.open_group(store, "r+")
-    layout = volumes.read_layout(group)
-    halo = memory.ensemble_halo([network.architecture for network in networks])
-    if layout.halo != halo:
-        raise StoreError(
-            f"store {store} was laid out for a halo of {layout.halo} voxels, the networks need {halo}; delete its folder"
-        )
-    targets = [stores.get_array(group, name) for name in volumes.RAW]
-    every = tiling.tiles(source.shape, layout.core, halo)
-    owned = [every[index] for index in tiling.share(len(every), *shares.parse(share))]
-    log(f"infer: {len(networks)} networks on {on_disk.device()}, core {layout.core}, halo {halo}")
-    log(f"infer: {len(owned)} of {len(every)} tiles")
-    countdown = Countdown(len(owned), "tiles")
-    digests = {}
-    for done, tile in enumerate(owned, start=1):
-        results = run_tile(networks, mapping, scale, source, tile)
-        for target, values in zip(targets, results, strict=True):
-            target[stores.whole(target, tile.core)] = values
-        corner = ",".join(str(part.start) for part in tile.core)
-        digests[corner] = [stores.digest(target, stores.whole(target, tile.core)) for target in targets]
-        countdown.done(done)
-    write_json(manifest, {"stage": "infer", "instance": layout.instance, "share": share, "tiles": digests})
+    """Fill this job's shards of the store, without those that a killed job has finished; write a manifest of their digests."""
+    config = spec.part("inference", InferenceConfig)
+    torch.set_num_threads(config.threads)
+    source, mapping = volumes.open_input(volume), models.read_projection(projection)
+    networks = [on_disk.read_network(graph, weight, config.precision) for graph, weight in zip(graphs, weights, strict=True)]
+    core, halo = tile_of(networks, source, len(mapping.offset), config)
+    ensemble = Ensemble(networks, mapping, store_of_pairs.read_scale(pairs), core, halo)
+    done = Shards.open(store, source.shape, key=key_of(spec, [*graphs, *weights, projection]))
+    owned = done.owned(shares.parse(share))
+    todo = [shard for shard in owned if not done.has(shard)]
+    log(f"infer: {len(networks)} networks on {on_disk.device()}, tiles of {core}, halo {halo}")
+    log(f"infer: {len(owned)} of {len(done.every)} shards of {done.layout.shard}, {len(owned) - len(todo)} of them finished before")
+    countdown = Countdown(sum(voxels_of(shard) for shard in todo), "voxels")
+    computed = 0
+
+    def read(shard: Tile) -> Given:
+        (tile,) = tiling.tiles(source.shape, done.layout.shard, halo, shard.core)
+        noisy = np.asarray(source.noisy[(slice(None), *tile.read)])
+        return Given(tile, noisy, np.asarray(source.mask[tile.read]).astype(bool))
+
+    def compute(given: Given) -> tuple[np.ndarray, ...]:
+        return ensemble.results(given, source.shape)
+
+    for shard in overlapped(todo, read, compute, done.write):
+        computed += voxels_of(shard)
+        countdown.done(computed, f"; of the whole volume {done.count()} of {len(done.every)} shards")
+    write_json(manifest, {"stage": "infer", "instance": done.layout.instance, "share": share, "shards": done.digests(owned)})
 
 
-def run_tile(
-    networks: list[Network],
-    mapping: Projection,
-    scale: Scale,
-    source: volumes.Volume,
-    tile: tiling.Tile,
-) -> tuple[np.ndarray, ...]:
+def tile_of(
+    networks: Sequence[Network], source: volumes.Volume, components: int, config: InferenceConfig
+) -> tuple[tuple[int, ...], int]:
+    """Core and halo of the tiles: of those that `plan` counted on, or on a device of its own memory the largest that fit there."""
+    halo, voxel_bytes = memory.ensemble_cost([network.architecture for network in networks], components)
+    core = memory.choose_core(source.shape, halo, voxel_bytes, config.memory_bytes, config.tile_edge)
+    device = on_disk.device()
+    if device.type != "cuda" or config.tile_edge is not None:
+        return core, halo
+    free, _ = torch.cuda.mem_get_info(device)
+    largest = [min(size, memory.LARGEST_SHARD[len(core)]) for size in source.shape]
+    return memory.device_core(largest, halo, voxel_bytes, free), halo
+
+
+def key_of(spec: Spec, files: Iterable[Path]) -> str:
+    """Everything that a shard's values depend on beside the volume: a shard of another key is computed again."""
+    content = {"spec": spec.as_data(), "files": [file_digest(path) for path in files]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def voxels_of(shard: Tile) -> int:
+    """Number of voxels that a shard writes."""
+    return int(np.prod([part.stop - part.start for part in shard.core]))
+
+
+def overlapped(
+    items: Sequence[Item], read: Callable[[Item], Given], compute: Callable[[Given], Found], write: Callable[[Item, Found], None]
+) -> Iterator[Item]:
     """
-    Quantiles and spread in physical units and embedding of one tile's core, in the order of `volumes.RAW`.
+    Read, compute and write all items, in this order; yields each after its computation.
 
-    NaN under the mask; where all is masked no network runs.
+    While one is computed, the next is read and the one before is written: three are in memory at most. What a reader or writer
+    raises is raised here.
     """
-    mask = np.asarray(source.mask[tile.read]).astype(bool)
-    inside = mask[tile.inside]
-    if not inside.any():
-        channels, components = len(source.geometry.channels), len(mapping.offset)
-        return tuple(np.full((*lead, *inside.shape), np.nan, np.float32) for lead in ((3, channels), (channels,), (components,)))
-    noisy = np.asarray(source.noisy[(slice(None), *tile.read)])
-    standardised = scale.standardise_noisy(noisy, mask, axis=0)
-    raw, deviation, embedding = inference.run_ensemble(networks, mapping, standardised, tile.margin)
-    results = scale.restore_clean(raw, axis=1), scale.stretch_clean(deviation, axis=0), embedding
-    return tuple(np.where(inside, values, np.nan) for values in results)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        coming: list[Future[Given]] = [reader.submit(read, item) for item in items[:1]]
+        written: Future[None] | None = None
+        for index, item in enumerate(items):
+            given = coming.pop().result()
+            coming += [reader.submit(read, following) for following in items[index + 1 : index + 2]]
+            found = compute(given)
+            if written is not None:
+                written.result()
+            written = writer.submit(write, item, found)
+            yield item
+        if written is not None:
+            written.result()

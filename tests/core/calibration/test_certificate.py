@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from behindthenoise.config import CalibrationConfig
-from behindthenoise.core.calibration.certificate import Basis, assumptions, statement, warnings
+from behindthenoise.core.calibration.certificate import Basis, assumptions, statement, uneven, warnings
 
 IMAGES = Basis(kind="image", edge=8, radius=0, units=12, fields=12, scans=1, one_field=False, groups=1, grouped_by=())
 BLOCKS = replace(IMAGES, kind="block", edge=24, radius=8, units=40, fields=1)
@@ -106,6 +106,16 @@ def test_blocks_shorter_than_three_radii_are_warned_of(edge, short):
     # where blocks are not counted, their size does not matter
     assert warnings(asked(), replace(basis, one_field=True), []) == []
     assert warnings(asked(), replace(basis, kind="image"), []) == []
+
+
+def test_what_is_nearly_certain_is_not_called_certain():
+    found = statement(asked(failure=1e-9, coverage=0.9999999), IMAGES)
+    assert found.startswith("With 99.9999999 % confidence in the 12 calibration images, at least 99.99999 % of the pixels")
+    assert "In at least 99.9999 % of new images" in statement(asked(guarantee="tolerance", shortfall=1e-6), IMAGES)
+
+
+def test_units_of_uneven_size_are_called_what_they_are():
+    assert uneven("image", 12, 3.21).startswith("The 12 images differ so much in size that they are worth 3.21 of one size")
 
 
 def test_pooled_pixels_are_warned_of_and_units_that_were_flagged_are_kept():

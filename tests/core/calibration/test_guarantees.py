@@ -242,7 +242,7 @@ def test_pac_asks_for_five_units(units):
     if units:
         message = (
             rf"{units} calibration units? cannot promise 90 % coverage with guarantee 'pac'; at this unit size it takes "
-            "at least 5; use smaller blocks, more images, or the integral range of one field"
+            "at least 5; use smaller blocks, more images, or unit auto, which counts pixels"
         )
         with pytest.raises(CalibrationError, match=message):
             pac(histogram(rows), REQUEST)
@@ -251,8 +251,32 @@ def test_pac_asks_for_five_units(units):
 
 def test_pac_asks_for_more_units_where_one_outweighs_the_others():
     rows = dependent(6, [20, 20, 20, 20, 20, 900])
-    with pytest.raises(CalibrationError, match=r"6 calibration units cannot promise .* it takes at least 10; "):
+    cause = "as they differ so much in size that they are worth 1.23 of one size"
+    with pytest.raises(CalibrationError, match=f"6 calibration units cannot promise .*, {cause}; .* it takes at least 10; "):
         pac(histogram(rows), REQUEST)
+    with pytest.raises(CalibrationError, match=f"6 calibration images .*{cause}; .* use more images, or images of more even size$"):
+        pac(histogram(rows), replace(REQUEST, unit="image"))
+
+
+def test_pac_names_uneven_sizes_where_as_many_even_units_would_do():
+    asked = replace(REQUEST, unit="image")
+    with pytest.raises(CalibrationError, match=r"'pac', as they differ so much in size .* or images of more even size$"):
+        pac(histogram(dependent(12, [1] * 10 + [20] * 2)), asked)
+    assert pac(histogram(dependent(12, 4)), asked).record["units"] == 12
+    with pytest.raises(CalibrationError, match=r"'pac'; .* use more images, or a lower coverage$"):
+        pac(histogram([np.arange(1, dtype=np.float32)] * 5), asked)
+
+
+@pytest.mark.parametrize(("name", "units"), [("pac", 3), ("crc", 5), ("tolerance", 5), ("rcps", 5), ("pooled", 3)])
+def test_smaller_blocks_are_no_advice_for_images(name, units):
+    rows = [np.arange(2, dtype=np.float32)] * units
+    with pytest.raises(
+        CalibrationError, match=rf"^{units} calibration images .* at this image size .* use more images, or"
+    ) as error:
+        GUARANTEES[name](histogram(rows), replace(REQUEST, unit="image"))
+    assert "block" not in str(error.value)
+    with pytest.raises(CalibrationError, match=rf"^{units} calibration blocks .* use smaller blocks, more images, or"):
+        GUARANTEES[name](histogram(rows), replace(REQUEST, unit="block"))
 
 
 @pytest.mark.parametrize("pixels", [1, 2, 3, 5])

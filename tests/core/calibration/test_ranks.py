@@ -88,6 +88,43 @@ def test_a_unit_s_rank_is_the_least_that_leaves_no_more_than_the_accepted_misses
         assert size - rank <= miscoverage * size < size - rank + 1
 
 
-@pytest.mark.parametrize(("share", "text"), [("0.9", "90 %"), ("0.995", "99.5 %"), ("2/3", "66.6667 %")])
+@pytest.mark.parametrize(
+    ("unit", "advice"),
+    [("image", "image size it takes at least 9; use more images"), ("block", "block size .* use smaller blocks, more")],
+)
+def test_advice_fits_what_the_units_are(unit, advice):
+    with pytest.raises(CalibrationError, match=f"^3 calibration {unit}s cannot promise .* at this {advice}"):
+        cluster_rank(np.full(3, 10), TENTH, unit)
+    with pytest.raises(CalibrationError) as error:
+        cluster_rank(np.full(3, 10), TENTH, unit)
+    assert ("block" in str(error.value)) == (unit == "block")
+
+
+def test_one_unit_that_outweighs_the_others_is_named_as_the_cause():
+    with pytest.raises(
+        CalibrationError, match=r"'crc', as the largest has 8.33 times the mean size; .* or images of more even size$"
+    ):
+        cluster_rank(np.array([10] * 11 + [250]), TENTH, "image")
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        ("0.9", "90 %"),
+        ("0.995", "99.5 %"),
+        ("2/3", "66.6667 %"),
+        ("0.999999999", "99.9999999 %"),
+        ("0.9999999", "99.99999 %"),
+        ("1e-9", "0.0000001 %"),
+        ("1", "100 %"),
+        ("0", "0 %"),
+    ],
+)
 def test_a_share_is_said_in_percent(share, text):
     assert percent(Fraction(share)) == text
+
+
+@given(st.integers(0, 400), st.integers(1, 9))
+def test_what_is_not_all_is_never_said_to_be_all(zeros, digit):
+    share = 1 - Fraction(digit, 10 ** (zeros + 1))
+    assert Fraction(percent(share).removesuffix(" %")) == 100 * share < 100
