@@ -67,8 +67,8 @@ def test_the_list_of_verbs_is_shown(capsys):
         main(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0
-    assert all(stage.help in shown for stage in STAGES.values())
-    assert all(f" {verb} " in shown for verb in ALONE)
+    assert all(stage.help in shown for name, stage in STAGES.items() if name != "plan")
+    assert all(f" {verb} " in shown for verb in (*ALONE, "plan", "verify"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -81,8 +81,8 @@ def test_a_stage_has_exactly_the_options_of_its_function(stage, capsys):
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_option_may_be_left_out(stage, capsys):
     options = [*options_of(stage), "--spec", "nonsense"]
-    # without a specification, `calibrate` is another command
-    for index in range(0, len(options) - 2 * (stage in ALONE), 2):
+    # without a specification, `calibrate` and `plan` are other commands
+    for index in range(0, len(options) - 2 * (stage in (*ALONE, "plan")), 2):
         with pytest.raises(SystemExit) as stopped:
             main([stage, *options[:index], *options[index + 2 :]])
         assert stopped.value.code == 2
@@ -163,13 +163,13 @@ def test_warnings_of_a_calibration_are_shown(arrays, capsys):
     ("changes", "message"),
     [
         ({"--truth": "absent.npy"}, "absent.npy does not exist"),
-        ({"--coverage": "1.5"}, "options: calibration.coverage is 1.5"),
-        ({"--coverage": "much"}, "options: calibration.coverage is 'much'"),
-        ({"--score": "best"}, "options: calibration.score is 'best'"),
+        ({"--coverage": "1.5"}, "--coverage is 1.5: must be less than 1"),
+        ({"--coverage": "much"}, "--coverage is 'much': must be a valid number"),
+        ({"--score": "best"}, "--score is 'best': must be 'auto', 'cqr'"),
         ({"--axes": "a b c"}, "--axes is 'a b c'"),
         ({"--coverage": "0.95", "--guarantee": "crc"}, "it takes at least 19"),
         ({"--score": "cqr-r", "--floor": "0"}, "floor 0 of score 'cqr-r'"),
-        ({"--block": "2"}, "calibration.block is 2"),
+        ({"--block": "1"}, "--block is 1: must be greater than or equal to 4, or must be 'auto'"),
     ],
 )
 def test_a_calibration_that_cannot_be_is_refused_in_one_line(arrays, changes, message, capsys):
@@ -186,6 +186,30 @@ def test_a_calibration_that_is_not_there_is_refused(arrays, verb, capsys):
     needed = {"apply": {name: arrays[name] for name in ("--lower", "--median", "--upper", "--out")}, "levels": {}}[verb]
     assert main(command(verb, {"--calibration": "absent", **needed})) == 2
     assert f"btn {verb}: error: --calibration absent holds no certificate.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "out", "message"),
+    [
+        ("calibrate", "file/below", "folder file/below cannot be written (Not a directory); name another --out"),
+        ("apply", "file/below", "folder file/below cannot be written (Not a directory); name another --out"),
+        ("apply", "file", "--out file is a file; name a folder, which may be new"),
+        ("levels", "file/levels.csv", "folder file cannot be written (File exists); name another --out"),
+        ("levels", "calibration", "--out calibration is a folder, or a file that cannot be written; name another file"),
+    ],
+)
+def test_where_nothing_can_be_written_is_said_in_one_line(arrays, verb, out, message, capsys):
+    assert main(command("calibrate", arrays)) == 0
+    Path("file").touch()
+    predictions = {name: arrays[name] for name in ("--lower", "--median", "--upper")}
+    options = {
+        "calibrate": arrays,
+        "apply": {"--calibration": "calibration", **predictions},
+        "levels": {"--calibration": "calibration"},
+    }
+    capsys.readouterr()
+    assert main(command(verb, {**options[verb], "--out": out})) == 2
+    assert capsys.readouterr().err == f"btn {verb}: error: {message}\n"
 
 
 def test_a_valid_configuration_is_printed_with_its_defaults(config_file, capsys):

@@ -30,6 +30,7 @@ CALIBRATE = (
     "Calibrate the intervals of any network, by arrays of its predictions and of the truth (docs/other_networks.md). With --spec "
     "this is the workflow's step, which takes other options."
 )
+PLAN = "print what the volumes of a configuration will cost: tiles, memory, storage, time"
 APPLY = "calibrated intervals of new predictions, by thresholds of `btn calibrate`"
 LEVELS = "thresholds of every guarantee at every level, from the counted scores of `btn calibrate`"
 FLOOR = "cqr-r, cqr-m, ensemble: least width to divide by; without it, a thousandth of the median predicted width"
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 for success, 2 where the user can mend what went wrong; the message is on standard error.
+        0 for success, 1 where `verify` finds damage, 2 where the user can mend what went wrong; the message is on standard error.
     """
     given = sys.argv[1:] if arguments is None else arguments
     options = vars(_parser(in_workflow=any(word.split("=")[0] == "--spec" for word in given)).parse_args(given))
@@ -58,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _draw(**options)
         elif "spec" in options:
             _run_stage(verb, options)
+        elif verb == "plan":
+            print(importlib.import_module("behindthenoise.run.forecast").plan(options["config"]))
+        elif verb == "verify":
+            return _verify(options["results"])
         else:
             _run_alone(verb, options)
     except BehindTheNoiseError as problem:
@@ -73,6 +78,13 @@ def _draw(graph: Path, picture: Path | None) -> None:
     wiring.write(architecture, target)
     for name, value in {**wiring.facts(architecture), "picture": target}.items():
         print(f"{name}: {value}")
+
+
+def _verify(results: Path) -> int:
+    """Whether everything in a folder of results is as it was written; 1 if it is not."""
+    count, damages = importlib.import_module("behindthenoise.run.verify").verify(results)
+    print("\n".join(damages) if damages else f"{results}: {count} arrays and files, all as they were written")
+    return 1 if damages else 0
 
 
 def _run_stage(verb: str, options: dict[str, str | Path | list[Path]]) -> None:
@@ -104,7 +116,7 @@ def _run_alone(verb: str, options: dict[str, Any]) -> None:
 
 
 def _parser(*, in_workflow: bool) -> argparse.ArgumentParser:
-    """Parser of all verbs; `calibrate` is a step of the workflow only where it gets a specification."""
+    """Parser of all verbs; `calibrate` and `plan` are steps of the workflow only where they get a specification."""
     parser = argparse.ArgumentParser(prog="btn", description=__doc__)
     parser.add_argument("--version", action="version", version=f"btn {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -117,8 +129,12 @@ def _parser(*, in_workflow: bool) -> argparse.ArgumentParser:
     for name, stage in STAGES.items():
         if name == "calibrate" and not in_workflow:
             _add_calibrate(verbs.add_parser(name, help=stage.help, description=CALIBRATE))
+        elif name == "plan" and not in_workflow:
+            verbs.add_parser(name, help=PLAN, description=PLAN).add_argument("config", type=Path)
         else:
             _add_stage(verbs.add_parser(name, help=stage.help, description=stage.help), name, stage)
+    verify = verbs.add_parser("verify", help="say what is lost or damaged in a folder of results")
+    verify.add_argument("results", type=Path, help="e.g. results/blobs")
     _add_apply(verbs.add_parser("apply", help=APPLY, description=APPLY))
     _add_levels(verbs.add_parser("levels", help=LEVELS, description=LEVELS))
     return parser

@@ -28,6 +28,7 @@ from behindthenoise.run import calibrate, other_networks, score, shares, survey
 from behindthenoise.run.heldout import HeldOut
 from behindthenoise.run.other_networks import Options, apply, levels, settings
 from behindthenoise.run.scored import Scored
+from behindthenoise.run.scored import read as read_scores
 
 ROOT = Path(__file__).parents[2]
 AXES = {2: "image y x", 3: "image z y x"}
@@ -158,6 +159,63 @@ def test_numbers_of_other_precision_count_as_float32(tmp_path):
     doubled = {name: array.astype(">f8") for name, array in values.items()}
     other_networks.calibrate(need(save(tmp_path / "b", doubled)), asked, tmp_path / "two")
     assert threshold(tmp_path / "one") == threshold(tmp_path / "two")
+
+
+def test_whole_numbers_are_numbers(tmp_path):
+    # float32 holds all of them
+    values = {name: np.rint(100 * array).astype(np.int64) for name, array in simulate().items()}
+    asked = options(guarantee="crc")
+    found = other_networks.calibrate(need(save(tmp_path / "a", values)), asked, tmp_path / "one")
+    single = {name: array.astype(np.float32) for name, array in values.items()}
+    other_networks.calibrate(need(save(tmp_path / "b", single)), asked, tmp_path / "two")
+    assert threshold(tmp_path / "one") == threshold(tmp_path / "two")
+    assert not any("rounded to float32" in sentence for sentence in found["assumptions"])
+    ends = []
+    for folder in ("a", "b"):
+        paths = {name: tmp_path / folder / f"{name}.npy" for name in io.QUANTILES}
+        ends.append([np.load(path) for path in apply(tmp_path / "one", paths, tmp_path / f"{folder}-new")])
+    np.testing.assert_array_equal(*ends)
+    assert ends[0][0].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "lossy",
+    [lambda v: v.astype(np.float64) + 1e-12, lambda v: (2.0**20 * v).astype(np.int64) * 1001],
+    ids=["float64", "int64"],
+)
+def test_rounding_to_float32_is_said_once_where_it_changes_a_number(tmp_path, capsys, lossy):
+    values = simulate()
+    kept = values["upper"] * np.float32(2.0**20) if lossy(values["upper"]).dtype.kind == "i" else values["upper"]
+    # what is exact, and what is masked, does not matter
+    values = {name: np.asarray(array, np.float64) for name, array in {**values, "upper": kept}.items()}
+    paths = need(save(tmp_path, values))
+    found = other_networks.calibrate(paths, options(), tmp_path / "out")
+    assert not any("rounded" in sentence for sentence in found["assumptions"])
+    masked = np.ones(values["truth"].shape, bool)
+    masked[0, 0, 0] = False
+    hidden = {**values, "mask": masked, "lower": np.where(masked, values["lower"], 0.1)}
+    found = other_networks.calibrate(need(save(tmp_path, hidden), "mask"), options(), tmp_path / "out")
+    assert not any("rounded" in sentence for sentence in found["assumptions"])
+    assert "rounded" not in capsys.readouterr().err
+    changed = {name: lossy(simulate()[name]) if name in ("truth", "lower") else array for name, array in values.items()}
+    paths = save(tmp_path, changed)
+    found = other_networks.calibrate(need(paths), options(), tmp_path / "out")
+    said = [sentence for sentence in found["assumptions"] if "rounded" in sentence]
+    assert said == [said[0]] and said[0].startswith("Numbers of --lower, --truth were rounded to float32")
+    assert capsys.readouterr().err.count(said[0]) == 1
+    apply(tmp_path / "out", {name: paths[name] for name in io.QUANTILES}, tmp_path / "new")
+    assert capsys.readouterr().err.count("Numbers of --lower were rounded to float32") == 1
+
+
+def test_both_scores_of_a_voxel_count_towards_what_is_kept_one_by_one(tmp_path, monkeypatch):
+    values = simulate(images=24)
+    paths = need(save(tmp_path, values))
+    voxels = values["truth"].size
+    for kind, most, exact in (("cqr", voxels, True), ("cqr", voxels - 1, False), ("asymmetric", voxels, False)):
+        monkeypatch.setattr(other_networks, "LOSSLESS", most)
+        other_networks.calibrate(paths, options(score=kind, guarantee="crc"), tmp_path / "out")
+        kept = [histogram.exact.all() for histogram in read_scores(tmp_path / "out" / "scores.npz").histograms.values()]
+        assert all(kept) == exact
 
 
 def test_what_is_masked_does_not_count_whatever_it_holds(tmp_path, ndim, monkeypatch):
@@ -332,6 +390,53 @@ def test_an_image_that_is_unlike_the_others_and_crossed_quantiles_are_warned_of(
     assert f"7 of {12 * 900} voxels had quantiles out of order" in found["warnings"][1]
 
 
+def test_images_of_very_different_size_are_warned_of(tmp_path):
+    values = simulate(images=20, shape=(30, 30))
+    values["mask"] = np.zeros((20, 30, 30), bool)
+    values["mask"][:, :6, :6] = True
+    values["mask"][:3] = True
+    paths = need(save(tmp_path, values), "mask")
+    found = other_networks.calibrate(paths, options(coverage=0.8), tmp_path / "out")
+    assert "The 20 images differ so much in size that they are worth 4.47 of one size" in found["warnings"][0]
+    # crc does not rest on their number
+    assert not any(
+        "in size" in text
+        for text in other_networks.calibrate(paths, options(guarantee="crc", coverage=0.2), tmp_path / "out")["warnings"]
+    )
+    with pytest.raises(
+        CalibrationError, match=r"20 calibration images .*, as the largest has 5.43 times .* images of more even size"
+    ):
+        other_networks.calibrate(paths, options(guarantee="crc"), tmp_path / "out")
+
+
+def test_few_images_as_units_are_told_of_unit_auto(tmp_path):
+    paths = need(save(tmp_path, simulate(images=3)))
+    with pytest.raises(CalibrationError, match=r"^3 calibration images .* use more images, or unit auto") as error:
+        other_networks.calibrate(paths, options(unit="image"), tmp_path / "out")
+    assert "block" not in str(error.value)
+
+
+def test_a_block_that_is_not_used_is_warned_of(tmp_path):
+    found = other_networks.calibrate(need(save(tmp_path, simulate())), options(block=8), tmp_path / "out")
+    assert found["warnings"] == ["--block 8 was not used: the 12 images are the units."]
+
+
+def test_perfect_predictions_get_the_narrowest_intervals_and_a_warning(tmp_path):
+    values = dict.fromkeys(("lower", "median", "upper", "truth"), np.zeros((12, 18, 14), np.float32))
+    paths = need(save(tmp_path, values))
+    found = other_networks.calibrate(paths, options(), tmp_path / "out")
+    assert threshold(tmp_path / "out") == 0
+    assert found["warnings"][0].startswith("The lower quantile, median and upper quantile of every voxel are its truth")
+    assert "3e-45 beside 0" in found["warnings"][0]
+    lower, upper = (
+        np.load(path) for path in apply(tmp_path / "out", {name: paths[name] for name in io.QUANTILES}, tmp_path / "new")
+    )
+    # the least that rounding outwards gives: one step for the threshold, and one for the end
+    step = np.nextafter(np.float32(0), np.float32(1))
+    assert (lower == -2 * step).all() and (upper == 2 * step).all()
+    assert f"{upper[0, 0, 0]:.0e}" == "3e-45"
+
+
 # --- intervals ----------------------------------------------------------------------------------------------------------------
 
 
@@ -389,6 +494,25 @@ def test_where_there_is_no_prediction_or_no_token_there_is_no_interval(tmp_path)
     assert np.nanmin(lower) == -1.5
     own = threshold(tmp_path / "out")[0][values["tokens"] - 1]
     np.testing.assert_allclose(upper[~missing], np.maximum(values["upper"] + own, -1.5)[~missing], atol=1e-6)
+
+
+def test_a_token_without_calibration_data_is_told_with_its_threshold(tmp_path, capsys):
+    values = simulate(images=20)
+    values["tokens"] = np.where(values["median"] > 0, 4, 1).astype(np.uint8)
+    asked = options(guarantee="crc", coverage=0.7)
+    found = other_networks.calibrate(need(save(tmp_path, values), "tokens"), asked, tmp_path / "out")
+    assert found["unseen_tokens"] == [2, 3]
+    paths = {name: tmp_path / f"{name}.npy" for name in (*io.QUANTILES, "tokens")}
+    capsys.readouterr()
+    apply(tmp_path / "out", paths, tmp_path / "known")
+    assert "token" not in capsys.readouterr().err
+    np.save(paths["tokens"], np.where(np.arange(14) == 5, 3, values["tokens"]))
+    apply(tmp_path / "out", paths, tmp_path / "new")
+    own = threshold(tmp_path / "out")[0, 2]
+    told = capsys.readouterr().err
+    assert f"warning: token 3 never occurred in the calibration data; it gets the threshold {own:.6g} of others" in told
+    assert "token 2" not in told
+    np.testing.assert_allclose(np.load(tmp_path / "new" / "upper.npy")[..., 5], values["upper"][..., 5] + own, atol=1e-6)
 
 
 # --- every level --------------------------------------------------------------------------------------------------------------
@@ -455,13 +579,31 @@ BAD_ARRAYS = {
         changed(upper=lambda v: v["upper"].astype(np.float64) * 1e300),
         {},
         SourceError,
-        r"--upper .* holds -?inf at \[0, 0, 0\], which is no number",
+        r"--upper .* holds -?\d\S+e\+\d+ at \[0, 0, 0\], which is too large for float32 .at most 3.4e\+38.; mend",
     ),
-    "whole numbers": (
-        changed(truth=lambda v: v["truth"].astype(int)),
+    "infinite": (
+        changed(upper=lambda v: v["upper"].astype(np.float64) + np.inf),
         {},
         SourceError,
-        "--truth .* holds int64, and must hold real",
+        r"--upper .* holds inf at \[0, 0, 0\], which is no number; mend",
+    ),
+    "true or false": (
+        changed(truth=lambda v: v["truth"] > 0),
+        {},
+        SourceError,
+        "--truth .* holds bool, and must hold real or whole numbers",
+    ),
+    "negative spread": (
+        changed(spread=lambda v: np.where(np.arange(14) == 3, -0.25, v["truth"] ** 2).astype(np.float32)),
+        {"score": "ensemble"},
+        SourceError,
+        r"--spread .* holds -0.25 at \[0, 0, 3\], and a standard deviation is 0 or more; mend such voxels, or leave them out",
+    ),
+    "a block beyond the image": (
+        changed(),
+        {"unit": "block", "block": 19},
+        ConfigError,
+        "--block 19 is larger than what calibrates, whose longest axis has 18 voxels; use at most 18",
     ),
     "complex": (changed(lower=lambda v: v["lower"] + 1j), {}, SourceError, "--lower .* holds complex64, and must"),
     "objects": (changed(lower=lambda v: v["lower"].astype(object)), {}, SourceError, "lower.npy cannot be read"),
@@ -487,8 +629,13 @@ BAD_ARRAYS = {
         CalibrationError,
         "takes at least 9",
     ),
-    "high coverage": (changed(), {"guarantee": "tolerance", "shortfall": 0.01}, CalibrationError, "12 calibration units cannot"),
-    "support": (changed(), {"support": (0, None)}, CalibrationError, r"'truth.npy' .* outside calibration.support \[0.0, None\]"),
+    "high coverage": (changed(), {"guarantee": "tolerance", "shortfall": 0.01}, CalibrationError, "12 calibration images cannot"),
+    "support": (
+        changed(),
+        {"support": (0, None)},
+        CalibrationError,
+        r"--truth .* holds -\S+ to \S+, and --support is 0 null; .* widen --support",
+    ),
     "no spread": (changed(), {"score": "ensemble"}, ConfigError, "--spread is missing, and the score is 'ensemble'"),
     "bad floor": (changed(), {"score": "cqr-r", "floor": -1.0}, CalibrationError, "floor -1 of score 'cqr-r' must be positive"),
 }
@@ -517,10 +664,10 @@ def test_too_few_units_are_refused_before_scores_are_counted(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"coverage": 1.2}, "options: calibration.coverage is 1.2: input should be less than 1"),
+        ({"coverage": 1.2}, "--coverage is 1.2: must be less than 1"),
         ({"support": (2.0, 1.0)}, "support from 2 to 1 is empty"),
-        ({"guarantee": "perhaps"}, "guarantee is 'perhaps': input should be 'pac', 'crc'"),
-        ({"block": 2}, "block is 2"),
+        ({"guarantee": "perhaps"}, "--guarantee is 'perhaps': must be 'pac', 'crc'"),
+        ({"block": 1}, "--block is 1: must be greater than or equal to 4, or must be 'auto'"),
     ],
     ids=["coverage", "support", "guarantee", "block"],
 )
@@ -616,10 +763,68 @@ def test_a_folder_that_holds_no_calibration_is_refused(calibrated):
     with pytest.raises(SourceError, match=r"holds no certificate\.json"):
         levels(tmp_path / "in", tmp_path / "levels.csv")
     certificate = read_json(tmp_path / "plain" / "certificate.json")
-    del certificate["settings"]
-    (tmp_path / "plain" / "certificate.json").write_text(json.dumps(certificate))
+    (tmp_path / "plain" / "certificate.json").write_text(json.dumps({**certificate, "spec": {}}))
     with pytest.raises(SourceError, match="belongs to the workflow"):
         levels(tmp_path / "plain", tmp_path / "levels.csv")
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "noise": lambda path: path.write_bytes(bytes(range(256))),
+    "without keys": lambda path: path.write_text("{}"),
+    "a list": lambda path: path.write_text("[1, 2]"),
+    "an array": lambda path: np.save(path.open("wb"), np.zeros(3)),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "of another calibration": lambda path: path.write_bytes((path.parents[1] / "ensemble" / path.name).read_bytes()),
+}
+
+
+@pytest.mark.parametrize("name", ["certificate.json", "thresholds.json", "scores.npz"])
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_calibration_is_refused_by_the_name_of_the_file(calibrated, how, name):
+    tmp_path, paths = calibrated
+    DAMAGE[how](tmp_path / "plain" / name)
+    # a certificate of another calibration is whole, and the files beside it are not its own
+    blamed = "thresholds.json" if (how, name) == ("of another calibration", "certificate.json") else name
+    message = (
+        rf"^\S*{blamed} is (damaged, or was written by another version|not what \S*certificate.json was written for).* run `btn cal"
+    )
+    with pytest.raises(SourceError, match=message) as error:
+        apply(tmp_path / "plain", {name: paths[name] for name in io.QUANTILES}, tmp_path / "new")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(SourceError, match=message):
+        levels(tmp_path / "plain", tmp_path / "levels.csv")
+
+
+def test_files_of_another_version_are_refused_though_they_are_whole(calibrated):
+    tmp_path, paths = calibrated
+    folder = tmp_path / "plain"
+    np.savez(folder / "scores.npz", other=np.zeros(3))
+    (folder / "thresholds.json").write_text('{"rows": []}')
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("scores.npz", "thresholds.json")}
+    certificate = {**read_json(folder / "certificate.json"), "files": digests}
+    (folder / "certificate.json").write_text(json.dumps(certificate))
+    with pytest.raises(SourceError, match=r"scores.npz is damaged, or was written by another version than .* \(it has no 'meta'\)"):
+        levels(folder, tmp_path / "levels.csv")
+    with pytest.raises(SourceError, match=r"thresholds.json is damaged, .* \(it has no 'channels'\); run `btn calibrate` again"):
+        apply(folder, {name: paths[name] for name in io.QUANTILES}, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("lower", lambda v: v.astype(np.float64) * 1e300, r"--lower .* holds \S+ at \[0, 0, 0\], which is too large for float32"),
+        ("spread", lambda v: -v, r"--spread .* holds -\S+ at \[0, 0, 0\], and a standard deviation is 0 or more; .* make them NaN"),
+    ],
+)
+def test_predictions_that_nothing_can_be_computed_from_are_refused(calibrated, name, change, message):
+    tmp_path, paths = calibrated
+    np.save(paths[name], change(np.load(paths[name])))
+    with pytest.raises(SourceError, match=message):
+        apply(tmp_path / "ensemble", {name: paths[name] for name in (*io.QUANTILES, "spread")}, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 # --- the document -------------------------------------------------------------------------------------------------------------

@@ -135,10 +135,10 @@ def test_a_gap_that_leaves_nothing(folder, capsys):
 
 def test_too_few_calibration_units(folder, capsys):
     assert check(configure(calibration={"guarantee": "crc", "unit": "image"})) == 2
-    assert "1 calibration unit cannot promise 90 % coverage with guarantee 'crc'" in capsys.readouterr().err
+    assert "1 calibration image cannot promise 90 % coverage with guarantee 'crc'" in capsys.readouterr().err
     assert check(configure(calibration={"guarantee": "tolerance", "block": 24})) == 2
     assert (
-        "1 calibration unit cannot promise 90 % coverage with guarantee 'tolerance' in 90 % of new units" in capsys.readouterr().err
+        "1 calibration block cannot promise 90 % coverage with guarantee 'tolerance' in 90 % of new blocks" in capsys.readouterr().err
     )
 
 

@@ -277,7 +277,7 @@ def test_the_certificate_says_what_the_data_are(simulate, make):
 def test_what_cannot_be_promised_ends_in_an_error(simulate, make):
     experiment = make(simulate((9, 12), images=6, channels=1))
     experiment.score()
-    with pytest.raises(CalibrationError, match=r"6 calibration units cannot promise 90 % coverage .* at least 9"):
+    with pytest.raises(CalibrationError, match=r"6 calibration images cannot promise 90 % coverage .* at least 9"):
         experiment.calibrate(guarantee="crc")
     assert not (experiment.folder / "thresholds.json").exists()
 

@@ -10,9 +10,10 @@ import pytest
 import xarray as xr
 import zarr
 
+from behindthenoise.cli import main
 from behindthenoise.core import tiling
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
-from behindthenoise.run import thresholds
+from behindthenoise.run import thresholds, verify
 
 pytestmark = pytest.mark.workflow
 ROOT = Path(__file__).parents[2]
@@ -170,6 +171,40 @@ def test_finished_volumes_are_ordered_and_fully_labelled(finished):
     assert (lower <= median).all() and (median <= upper).all()
     np.testing.assert_allclose(width, upper - lower, rtol=1e-6)
     assert set(np.unique(group["labels/tokens/0"][...])) <= {1, 2, 3}
+
+
+def test_what_a_run_has_left_is_found_whole(finished):
+    count, damages = verify.verify(finished.results)
+    assert damages == []
+    # 5 arrays of pairs; per member weights, a sample, two arrays; 3 of the ensemble; 9 tables; 2 inputs and 2 raw; volumes
+    assert count > 5 + 2 * 4 + 3 + 9 + 2 * 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("victim", "harm"),
+    [
+        ("pairs.zarr/noisy/c/3/0/0/0/0", "lost"),
+        ("members/001/weights.safetensors", "flipped"),
+        ("ensemble/heldout.zarr/quantiles/c/5/0/0/0/0/0", "flipped"),
+        ("volumes/wide/input.zarr/noisy/c/0/0/0", "cut"),
+        ("volumes/wide/quantiles.zarr/embedding/c/0/1/2", "lost"),
+        ("volumes/wide/quantiles.zarr/quantiles/c/0/0/0/1", "flipped"),
+        ("volumes/wide.ome.zarr/0/c/0/0/0", "cut"),
+        ("volumes/wide.ome.zarr/labels/tokens/1/c/0/0", "lost"),
+        ("evaluation/tokens.csv", "flipped"),
+    ],
+)
+def test_damage_is_found_and_the_file_named(changed, victim, harm, capsys):
+    path = changed.results / victim
+    content = bytearray(path.read_bytes())
+    if harm == "lost":
+        path.unlink()
+    else:
+        content[len(content) // 3] ^= 1
+        path.write_bytes(content[: len(content) // 2] if harm == "cut" else content)
+    assert main(["verify", str(changed.results)]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert victim in line
 
 
 def test_a_deleted_store_is_made_again(changed):

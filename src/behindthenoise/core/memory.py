@@ -1,6 +1,7 @@
 """What a tile costs in memory, known before the first one is read."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, prod
 
 import numpy as np
@@ -155,6 +156,57 @@ def choose_shard(
         ):
             return shard
         shard = larger
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    How a volume is processed.
+
+    Attributes
+    ----------
+    core, halo
+        Of the tiles that networks see.
+    shard
+        What one job owns and writes at once.
+    voxel_bytes
+        Upper bound of what one voxel of a tile needs.
+    peak_bytes
+        Upper bound of the memory of a job.
+    """
+
+    core: tuple[int, ...]
+    halo: int
+    shard: tuple[int, ...]
+    voxel_bytes: int
+    peak_bytes: int
+
+
+def lay_out(
+    shape: Sequence[int], architectures: Sequence[Architecture], components: int, memory_bytes: int, tile: int | None
+) -> Layout:
+    """
+    Tiles and shards of a volume that fit the memory of one job.
+
+    Parameters
+    ----------
+    components
+        Of the embedding.
+    tile
+        Edge of a tile's core asked for; None chooses.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even the smallest tile fits, or the one asked for does not.
+    """
+    halo, voxel_bytes = ensemble_cost(architectures, components)
+    core = choose_core(shape, halo, voxel_bytes, memory_bytes, tile)
+    tile_bytes = projected_bytes(shape, core, halo, voxel_bytes)
+    values = (architectures[0].out_channels, components)
+    shard = choose_shard(shape, core, halo, values, memory_bytes - tile_bytes)
+    held = shard_bytes(shape, shard, halo, *values) if shard != core else 0
+    return Layout(core, halo, shard, voxel_bytes, tile_bytes + held)
 
 
 def device_core(shard: Sequence[int], halo: int, voxel_bytes: int, free_bytes: int) -> tuple[int, ...]:

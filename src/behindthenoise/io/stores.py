@@ -120,6 +120,17 @@ def files(array: zarr.Array[Any]) -> tuple[int, ...]:
     return tuple(array.shards or array.chunks)
 
 
+def index_of(array: zarr.Array[Any], region: Sequence[slice]) -> tuple[int, ...]:
+    """Number, along each axis, of the file that a region begins in."""
+    return tuple(part.start // edge for part, edge in zip(region, files(array), strict=True))
+
+
+def file_of(array: zarr.Array[Any], region: Sequence[slice]) -> Path:
+    """The file that a region begins in."""
+    folder = Path(str(array.store_path).removeprefix("file://"))
+    return folder / array.metadata.encode_chunk_key(index_of(array, region))
+
+
 def write_file(array: zarr.Array[Any], region: tuple[slice, ...], values: np.ndarray) -> str:
     """
     Write what one file holds; returns its digest.
@@ -139,8 +150,7 @@ def write_file(array: zarr.Array[Any], region: tuple[slice, ...], values: np.nda
     )
     if not whole_file:
         raise ValueError(f"{region} is not one whole file of array {array.path}, whose files hold {files(array)}")
-    index = tuple(start // edge for start, edge in zip(starts, files(array), strict=True))
-    sync((array.store_path / array.metadata.encode_chunk_key(index)).delete())
+    sync((array.store_path / array.metadata.encode_chunk_key(index_of(array, region))).delete())
     array[region] = values
     return _digest([values], array.dtype, region)
 

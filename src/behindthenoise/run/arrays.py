@@ -20,8 +20,8 @@ from behindthenoise.io.sources import ZARR_ERRORS, ArrayLike, NpyFile
 LAYOUTS = ("y x", "z y x", "image y x", "image z y x")
 # Voxels that are computed on at a time: they stay in a processor's cache.
 PIECE = 1 << 18
-# Kinds of dtype, and in words. Images that were rounded to whole numbers are a mistake more often than not.
-REAL, WHOLE, FLAG = ("f", "real numbers"), ("iu", "whole numbers"), ("biu", "true or false, or whole numbers")
+# Kinds of dtype, and in words.
+REAL, WHOLE, FLAG = ("fiu", "real or whole numbers"), ("iu", "whole numbers"), ("biu", "true or false, or whole numbers")
 KINDS = {"lower": REAL, "median": REAL, "upper": REAL, "truth": REAL, "spread": REAL, "mask": FLAG, "tokens": WHOLE}
 QUANTILES = ("lower", "median", "upper")
 
@@ -39,18 +39,29 @@ class Voxels:
         Where the part begins: image, then position.
     chosen
         Which voxels of the part are here.
+    given
+        Theirs as they are stored, by the name of the array, in the order of `chosen`.
     values
-        Theirs, by the name of the array, in the order of `chosen`.
+        The same, measured and predicted ones in float32: infinite where that ends.
     """
 
     corner: Int64[np.ndarray, " axis"]
     chosen: Bool[np.ndarray, " image *space"]
+    given: Mapping[str, Shaped[np.ndarray, " n"]]
     values: Mapping[str, Shaped[np.ndarray, " n"]]
 
     @property
     def quantiles(self) -> Float32[np.ndarray, " 3 n"]:
         """Lower, median and upper."""
         return np.stack([self.values[name] for name in QUANTILES])
+
+    def rounded(self, name: str) -> Bool[np.ndarray, " n"]:
+        """Where an array holds numbers that float32 does not."""
+        given, values = self.given[name], self.values[name]
+        if np.can_cast(given.dtype, values.dtype):
+            return np.zeros(given.shape, bool)
+        with np.errstate(invalid="ignore"):  # back in whole numbers, infinity has none
+            return np.asarray((values.astype(given.dtype) != given) & ~np.isnan(values))
 
     def units(self, units: Units) -> Int64[np.ndarray, " n"]:
         """Id of the unit of each voxel."""
@@ -130,6 +141,10 @@ class Arrays:
             )
         return replace(self, shape=shape) if "image" in chosen[0] else self
 
+    def only(self, name: str) -> "Arrays":
+        """One of them by itself."""
+        return replace(self, paths={name: self.paths[name]}, stored={name: self.stored[name]})
+
     @property
     def chunk(self) -> tuple[int, ...]:
         """What is stored together, in the array whose chunks are largest."""
@@ -161,11 +176,9 @@ class Arrays:
         return _voxels(self.read(region), _corner(region))
 
     def read(self, region: Region) -> dict[str, Shaped[np.ndarray, " image *space"]]:
-        """Values of all arrays in a region; real numbers as float32, infinite where that ends."""
+        """Values of all arrays in a region, as they are stored."""
         shape = tuple(part.stop - part.start for part in region)
-        found = {name: np.asarray(array[region[-len(array.shape) :]]).reshape(shape) for name, array in self.stored.items()}
-        with np.errstate(over="ignore"):
-            return {name: part.astype(np.float32, copy=False) if KINDS[name] is REAL else part for name, part in found.items()}
+        return {name: np.asarray(array[region[-len(array.shape) :]]).reshape(shape) for name, array in self.stored.items()}
 
     def origins(self) -> dict[str, dict[str, str]]:
         """Path and SHA-256 of each array: of the bytes of a file, of the values of a Zarr array."""
@@ -199,6 +212,12 @@ def open_array(path: Path) -> ArrayLike:
         names = ", ".join(str(path / name) for name, _ in sorted(found.arrays())) or "none"
         raise SourceError(f"{path} is a group and no array; give the path of an array inside: {names}")
     return found
+
+
+def single(values: Shaped[np.ndarray, " *shape"]) -> Float32[np.ndarray, " *shape"]:
+    """Numbers as float32, infinite where that ends."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
 
 
 def chunk_of(array: ArrayLike) -> tuple[int, ...] | None:
@@ -246,7 +265,8 @@ def _voxels(values: Mapping[str, np.ndarray], corner: Int64[np.ndarray, " axis"]
     """Those that are not masked."""
     shape = next(iter(values.values())).shape
     chosen = values["mask"] != 0 if "mask" in values else np.ones(shape, bool)
-    return Voxels(corner, chosen, {name: part[chosen] for name, part in values.items() if name != "mask"})
+    given = {name: part[chosen] for name, part in values.items() if name != "mask"}
+    return Voxels(corner, chosen, given, {name: single(part) if KINDS[name] is REAL else part for name, part in given.items()})
 
 
 def _corner(region: Region) -> Int64[np.ndarray, " axis"]:

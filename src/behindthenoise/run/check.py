@@ -29,15 +29,15 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     for channel, (least, largest) in zip(facts["channels"], facts["clean_range"], strict=True):
         expect_support(config.support, channel, least, largest)
     inference = spec.get("inference", InferenceConfig)
-    halo, voxel_bytes = memory.ensemble_cost([read_architecture(graph)], spec.get("tokens.components", int))
     expect_voxels(spec.get("tokens.count", int), facts["voxels"]["train"])
     # volumes may be larger than the field of the pairs, and then a tile is not cut at its end
     shape = [LARGE] * len(facts["shape"]) if spec.sections["volumes"] else facts["shape"]
-    core = memory.choose_core(shape, halo, voxel_bytes, inference.memory_bytes, inference.tile_edge)
+    components = spec.get("tokens.components", int)
+    layout = memory.lay_out(shape, [read_architecture(graph)], components, inference.memory_bytes, inference.tile_edge)
     log(f"check: {units} can carry guarantee {config.guarantee}")
     training = spec.part("training", TrainingConfig)
     expect_step(read_architecture(graph), training, facts["shape"])
-    log(f"check: tiles of {core} voxels, halo {halo}, {voxel_bytes} bytes per voxel")
+    log(f"check: tiles of {layout.core} voxels, halo {layout.halo}, {layout.voxel_bytes} bytes per voxel")
 
 
 def expect_units(config: CalibrationConfig, facts: dict[str, Any]) -> str:
@@ -55,7 +55,7 @@ def expect_units(config: CalibrationConfig, facts: dict[str, Any]) -> str:
     count = len(boxes) if kind == "image" else len(boxes) * prod(Units.of(kind, edge, boxes).grid)
     sides = Score(score_kind(config.score, facts["value_unit"]), floor=1.0).sides
     effective = inf if kind == "block" and config.unit == "auto" else None
-    expect_feasible(config, sides, count, facts["scans"] * facts["voxels"]["calibration"], effective)
+    expect_feasible(config, sides, count, facts["scans"] * facts["voxels"]["calibration"], effective, kind)
     return f"{count} {kind}{'s' * (count != 1)}"
 
 

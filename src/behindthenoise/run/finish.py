@@ -46,8 +46,8 @@ def run(
     )
     write_pyramid(bands, labels, target, levels)
     volumes.set_windows(target, len(levels) - 1)
-    named = {"image": "0", "tokens": "labels/tokens/0"}
-    write_json(manifest, {"stage": "finish", **{key: stores.digest(stores.get_array(target, path)) for key, path in named.items()}})
+    named = [f"{folder}{level}" for folder in ("", "labels/tokens/") for level in range(len(levels))]
+    write_json(manifest, {"stage": "finish", "digests": {name: stores.digest(stores.get_array(target, name)) for name in named}})
 
 
 def lazily(array: zarr.Array[Any], edges: tuple[int, ...]) -> da.Array:

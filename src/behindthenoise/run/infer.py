@@ -124,14 +124,13 @@ def tile_of(
     networks: Sequence[Network], source: volumes.Volume, components: int, config: InferenceConfig
 ) -> tuple[tuple[int, ...], int]:
     """Core and halo of the tiles: of those that `plan` counted on, or on a device of its own memory the largest that fit there."""
-    halo, voxel_bytes = memory.ensemble_cost([network.architecture for network in networks], components)
-    core = memory.choose_core(source.shape, halo, voxel_bytes, config.memory_bytes, config.tile_edge)
+    drawn = [network.architecture for network in networks]
+    layout = memory.lay_out(source.shape, drawn, components, config.memory_bytes, config.tile_edge)
     device = on_disk.device()
     if device.type != "cuda" or config.tile_edge is not None:
-        return core, halo
+        return layout.core, layout.halo
     free, _ = torch.cuda.mem_get_info(device)
-    largest = [min(size, memory.LARGEST_SHARD[len(core)]) for size in source.shape]
-    return memory.device_core(largest, halo, voxel_bytes, free), halo
+    return memory.device_core(layout.shard, layout.halo, layout.voxel_bytes, free), layout.halo
 
 
 def key_of(spec: Spec, files: Iterable[Path]) -> str:

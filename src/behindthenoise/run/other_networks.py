@@ -6,40 +6,51 @@ What the workflow finds in its stores, and fixes on training voxels, comes from 
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from math import inf, prod
+from os import W_OK, access
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Literal, cast
+from typing import Literal
+from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
+from pydantic import ValidationError
 
 from behindthenoise import __version__
-from behindthenoise.config import CalibrationConfig, parse
+from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration import certificate as words
 from behindthenoise.core.calibration import scores, shift, survey
 from behindthenoise.core.calibration.constants import FLOOR
-from behindthenoise.core.calibration.dependence import SMALLEST_EDGE, block_edge
+from behindthenoise.core.calibration.dependence import SMALLEST_EDGE, block_edge, equal_units
 from behindthenoise.core.calibration.groups import Groups, Merging
 from behindthenoise.core.calibration.guarantees import GUARANTEES
-from behindthenoise.core.calibration.histogram import Tally, merged
+from behindthenoise.core.calibration.histogram import Histogram, Tally, merged
 from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.selection import Chunks
 from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, expect_feasible, merging_of
 from behindthenoise.core.calibration.thresholds import kind_of as score_kind
 from behindthenoise.core.calibration.units import Box, Kind, Units, box_around, kind_of
-from behindthenoise.errors import CalibrationError, ConfigError, SourceError
+from behindthenoise.errors import BehindTheNoiseError, CalibrationError, ConfigError, SourceError
 from behindthenoise.io import tables
-from behindthenoise.io.record import log, read_json, write_json
+from behindthenoise.io.record import file_digest, log, read_json, write_json
 from behindthenoise.run import scored as counts_on_disk
 from behindthenoise.run import thresholds as thresholds_on_disk
-from behindthenoise.run.arrays import QUANTILES, Arrays, Voxels, regions, writer
+from behindthenoise.run.arrays import KINDS, QUANTILES, Arrays, Voxels, regions, single, writer
 from behindthenoise.run.scored import Cell, Scored
 
 LEVELS = tuple(range(1, 100))  # percent
 SIDES = {1: ("both",), 2: ("below", "above")}
 MOST_TOKENS = 255
+LARGEST = float(np.finfo(np.float32).max)
+# What thresholds and levels are read from; the certificate has their digests.
+COUNTS, THRESHOLDS, CERTIFICATE = "scores.npz", "thresholds.json", "certificate.json"
+# What libraries raise when a file is not what it should be.
+DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError, EOFError, BadZipFile, ZlibError)
 # Scores that are kept one by one; beyond, they are counted in buckets, and thresholds are made exact by reading again.
 LOSSLESS = 1 << 20
 BLOCK_MISS = 0.1  # share of misses whose correlation decides how large a block is, whatever coverage is asked for
@@ -83,17 +94,21 @@ class Content:
         Their number.
     range
         Least and largest truth.
-    crossed
-        Voxels whose quantiles do not rise.
+    crossed, exact
+        Voxels whose quantiles do not rise, and those whose quantiles all are the truth.
     tokens
         Largest token; None without tokens.
+    rounded
+        Arrays with numbers that float32 does not hold.
     """
 
     boxes: list[Box | None]
     voxels: int
     range: tuple[float, float]
     crossed: int
+    exact: int
     tokens: int | None
+    rounded: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +132,23 @@ class Rules:
     assumed: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Certified:
+    """
+    What a certificate tells those who use its thresholds.
+
+    Attributes
+    ----------
+    config
+        The promise.
+    unseen
+        Tokens that never occurred; they share the threshold of others.
+    """
+
+    config: CalibrationConfig
+    unseen: tuple[int, ...]
+
+
 def settings(values: Mapping[str, object]) -> CalibrationConfig:
     """
     A calibration's section of the configuration, checked as in a file.
@@ -124,9 +156,16 @@ def settings(values: Mapping[str, object]) -> CalibrationConfig:
     Raises
     ------
     ConfigError
-        Names each wrong setting with its value and what is allowed.
+        Names each wrong option with its value and what is allowed.
     """
-    return parse({"dataset": "arrays", "synthetic": {}, "calibration": dict(values)}, origin="options").calibration
+    try:
+        return CalibrationConfig.model_validate(dict(values))
+    except ValidationError as problem:
+        found: dict[str, list[str]] = defaultdict(list)
+        for error in problem.errors():
+            message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+            found[f"--{error['loc'][0]} is {error['input']!r}"].append(message)
+        raise ConfigError("; ".join(f"{option}: {', or '.join(messages)}" for option, messages in found.items())) from None
 
 
 def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
@@ -143,31 +182,34 @@ def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
     BehindTheNoiseError
         If the arrays do not fit together, or cannot carry the guarantee.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; name a folder, which may be new")
+    expect_no_file(out)
     arrays = Arrays.open(paths).with_axes(options.axes)
     config = options.config.model_copy(update={"groups": ("token",) if "tokens" in arrays.stored else ()})
     expect_spread(score_kind(config.score, ""), arrays)
     content = inspect(arrays)
-    scores.expect_support(config.support, arrays.paths["truth"].name, *content.range)
+    expect_support(config, arrays, content)
     kind = kind_of(sum(box is not None for box in content.boxes), config.unit)
+    expect_block(config, kind, content)
     expect_units(config, kind, content)
     rules = fix(options, arrays, content)
     expect_writable(out)
     counts, units = count(config, arrays, rules, content)
     log(f"calibrate: {content.voxels} voxels, {len(ids_of(counts))} units ({kind})")
-    counted = counts.counted(0)
+    if content.rounded:
+        log(f"calibrate: {words.rounded(content.rounded)}")
+    counted = replace(counts.counted(0), unit=kind)
     chosen = choose(config, counted, merging_of(config, counted), again(arrays, rules, units))
+    (out / "levels.csv").unlink(missing_ok=True)  # it belongs to an earlier calibration
+    counts_on_disk.write(out / COUNTS, counts)
+    calibration = Calibration((rules.score,), (rules.groups,), (chosen.thresholds,))
+    thresholds_on_disk.write(out / THRESHOLDS, calibration, [], config.coverage)
     certificate = {
         **certified(config, counts, chosen, content, rules.assumed),
         "arrays": arrays.origins(),
+        "files": {name: file_digest(out / name) for name in (COUNTS, THRESHOLDS)},
         "behindthenoise": __version__,
     }
-    (out / "levels.csv").unlink(missing_ok=True)  # it belongs to an earlier calibration
-    counts_on_disk.write(out / "scores.npz", counts)
-    calibration = Calibration((rules.score,), (rules.groups,), (chosen.thresholds,))
-    thresholds_on_disk.write(out / "thresholds.json", calibration, [], config.coverage)
-    write_json(out / "certificate.json", certificate)
+    write_json(out / CERTIFICATE, certificate)
     return certificate
 
 
@@ -186,26 +228,30 @@ def apply(folder: Path, paths: Paths, out: Path) -> list[Path]:
     Raises
     ------
     BehindTheNoiseError
-        If the arrays do not fit the calibration or each other, or would be overwritten.
+        If the calibration is damaged, the arrays do not fit it or each other, or something would be overwritten.
     """
-    certificate = certificate_of(folder)
-    calibration, _ = thresholds_on_disk.read(folder / "thresholds.json")
-    (score,), (groups,), (thresholds,) = calibration.scores, calibration.groups, calibration.thresholds
-    support = settings(cast(Mapping[str, object], certificate["settings"])).support
+    expect_no_file(out)
+    made = certificate_of(folder)
+    with reading(folder / THRESHOLDS):
+        calibration, _ = thresholds_on_disk.read(folder / THRESHOLDS)
+        (score,), (groups,), (thresholds,) = calibration.scores, calibration.groups, calibration.thresholds
     arrays = Arrays.open(paths)
     expect_spread(score.kind, arrays)
     expect_tokens(groups.tokens, arrays)
+    found = noticed(arrays, made, thresholds)
     like = arrays.stored["lower"]
     suffix = ".zarr" if arrays.paths["lower"].is_dir() else ".npy"
     targets = [out / f"{name}{suffix}" for name in ("lower", "upper")]
     for target in targets:
         if target.exists():
             raise ConfigError(f"{target} exists, and nothing is overwritten; name another folder with --out, or delete it")
-    out.mkdir(parents=True, exist_ok=True)
+    expect_writable(out)
+    for sentence in found:
+        log(f"apply: {sentence}")
     partial = [target.with_name(f"{target.name}.partial") for target in targets]
     writers = [writer(path, like) for path in partial]
     for region, block in arrays.blocks():
-        for write, ends in zip(writers, _interval(score, thresholds, support, block), strict=True):
+        for write, ends in zip(writers, _interval(score, thresholds, made.config.support, block), strict=True):
             write(region, ends)
     for path, target in zip(partial, targets, strict=True):
         path.rename(target)
@@ -222,11 +268,14 @@ def levels(folder: Path, table: Path) -> None:
     Raises
     ------
     BehindTheNoiseError
-        If the folder is none that `calibrate` has written.
+        If the folder is none that `calibrate` has written, or the table cannot be.
     """
-    config = settings(cast(Mapping[str, object], certificate_of(folder)["settings"]))
-    counts = counts_on_disk.read(folder / "scores.npz")
-    counted = counts.counted(0)
+    config = certificate_of(folder).config
+    if table.is_dir() or (table.exists() and not access(table, W_OK)):
+        raise ConfigError(f"--out {table} is a folder, or a file that cannot be written; name another file")
+    expect_writable(table.parent)
+    with reading(folder / COUNTS):
+        counted = counts_on_disk.read(folder / COUNTS).counted(0)
     merging = merging_of(config, counted)
     tables.write(
         table,
@@ -237,6 +286,19 @@ def levels(folder: Path, table: Path) -> None:
             for row, threshold in at(config.model_copy(update={"guarantee": guarantee, "coverage": level / 100}), counted, merging)
         ],
     )
+
+
+def expect_no_file(out: Path) -> None:
+    """
+    Nothing, if a folder can have this name.
+
+    Raises
+    ------
+    ConfigError
+        If a file has it.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a folder, which may be new")
 
 
 def expect_writable(out: Path) -> None:
@@ -253,7 +315,7 @@ def expect_writable(out: Path) -> None:
         with TemporaryFile(dir=out):
             pass
     except OSError as problem:
-        raise ConfigError(f"--out {out} cannot be written ({problem.strerror}); name a folder that can") from problem
+        raise ConfigError(f"folder {out} cannot be written ({problem.strerror}); name another --out") from problem
 
 
 def inspect(arrays: Arrays) -> Content:
@@ -266,7 +328,8 @@ def inspect(arrays: Arrays) -> Content:
         If all voxels are masked, or one that is not holds no number or no token.
     """
     boxes: list[Box | None] = [None] * arrays.shape[0]
-    voxels = crossed = tokens = 0
+    voxels = crossed = exact = tokens = 0
+    rounded: set[str] = set()
     least, largest = inf, -inf
     for piece in arrays.voxels():
         expect_numbers(arrays, piece)
@@ -279,13 +342,16 @@ def inspect(arrays: Arrays) -> Content:
         truth = piece.values["truth"]
         voxels += truth.size
         crossed += int(np.count_nonzero((lower > median) | (median > upper)))
+        exact += int(np.count_nonzero((lower == truth) & (median == truth) & (upper == truth)))
+        rounded |= {name for name in piece.values if name not in rounded and piece.rounded(name).any()}
         least, largest = float(truth.min(initial=least)), float(truth.max(initial=largest))
         tokens = int(piece.values["tokens"].max(initial=tokens)) if "tokens" in piece.values else 0
     if not voxels:
         raise SourceError(
             f"--mask {arrays.paths['mask']} is 0 everywhere, so that nothing calibrates; it must be 1 where voxels count"
         )
-    return Content(boxes, voxels, (least, largest), crossed, tokens if "tokens" in arrays.stored else None)
+    largest_token = tokens if "tokens" in arrays.stored else None
+    return Content(boxes, voxels, (least, largest), crossed, exact, largest_token, _options(rounded))
 
 
 def expect_numbers(arrays: Arrays, piece: Voxels) -> None:
@@ -297,19 +363,80 @@ def expect_numbers(arrays: Arrays, piece: Voxels) -> None:
     SourceError
         Names the array and the first such voxel.
     """
-    for name, values in piece.values.items():
-        if name == "tokens":
-            wrong, words = (values < 1) | (values > MOST_TOKENS), f"and tokens are counted from 1 to {MOST_TOKENS}"
-        else:
-            wrong, words = ~np.isfinite(values), "which is no number"
+    for name in piece.values:
+        found = chain(faults(piece, name), gaps(piece, name))
+        expect_none(arrays, name, piece, found, "leave them out by a --mask that is 0 there")
+
+
+def faults(piece: Voxels, name: str) -> Iterator[tuple[Bool[np.ndarray, " n"], str]]:
+    """Voxels with a number that nothing can be computed from, and why."""
+    given, values = piece.given[name], piece.values[name]
+    yield np.isinf(values) & np.isfinite(given), f"which is too large for float32 (at most {LARGEST:.2g})"
+    if name == "spread":
+        yield values < 0, "and a standard deviation is 0 or more"
+
+
+def gaps(piece: Voxels, name: str) -> Iterator[tuple[Bool[np.ndarray, " n"], str]]:
+    """Voxels without a number or a token, and why."""
+    values = piece.values[name]
+    if name == "tokens":
+        yield (values < 1) | (values > MOST_TOKENS), f"and tokens are counted from 1 to {MOST_TOKENS}"
+    else:
+        yield ~np.isfinite(values), "which is no number"
+
+
+def expect_none(arrays: Arrays, name: str, piece: Voxels, found: Iterable[tuple[Bool[np.ndarray, " n"], str]], cure: str) -> None:
+    """
+    Nothing, if no voxel was found.
+
+    Raises
+    ------
+    SourceError
+        Names the array, the first voxel and what else than mending it will do.
+    """
+    for wrong, why in found:
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
             place = np.argwhere(piece.chosen)[first] + piece.corner
             where = ", ".join(map(str, place[-len(arrays.stored[name].shape) :].tolist()))
             raise SourceError(
-                f"--{name} {arrays.paths[name]} holds {values[first]} at [{where}], {words}; mend such voxels, or leave them out "
-                "by a --mask that is 0 there"
+                f"--{name} {arrays.paths[name]} holds {piece.given[name][first]} at [{where}], {why}; mend such voxels, or {cure}"
             )
+
+
+def expect_support(config: CalibrationConfig, arrays: Arrays, content: Content) -> None:
+    """
+    Nothing, if the truth lies inside the support, where intervals are cut off.
+
+    Raises
+    ------
+    CalibrationError
+        Names the range of the truth.
+    """
+    try:
+        scores.expect_support(config.support, "truth", *content.range)
+    except CalibrationError as problem:
+        (least, largest), ends = content.range, ("null" if end is None else f"{end:g}" for end in config.support)
+        raise CalibrationError(
+            f"--truth {arrays.paths['truth']} holds {least:g} to {largest:g}, and --support is {' '.join(ends)}; intervals are cut "
+            "there and would miss what lies outside; widen --support, or use null"
+        ) from problem
+
+
+def expect_block(config: CalibrationConfig, kind: Kind, content: Content) -> None:
+    """
+    Nothing, if a block fits into an image at least along its longest axis.
+
+    Raises
+    ------
+    ConfigError
+        Says how large it may be.
+    """
+    longest = max(part.stop - part.start for box in content.boxes if box is not None for part in box)
+    if kind == "block" and config.block != "auto" and config.block > longest:
+        raise ConfigError(
+            f"--block {config.block} is larger than what calibrates, whose longest axis has {longest} voxels; use at most {longest}"
+        )
 
 
 def expect_spread(kind: scores.Kind, arrays: Arrays) -> None:
@@ -328,26 +455,82 @@ def expect_spread(kind: scores.Kind, arrays: Arrays) -> None:
 
 def expect_tokens(count: int | None, arrays: Arrays) -> None:
     """
-    Refuse tokens that the calibration does not know.
+    Refuse tokens without a use, and the need of some that are not there.
 
     Raises
     ------
     ConfigError
-        If there are tokens on one side only, or unknown ones.
+        If there are tokens on one side only.
     """
     if (count is None) == ("tokens" in arrays.stored):
         given = "was given" if count is None else "is missing"
         raise ConfigError(
             f"--tokens {given}, and the calibration was made {'without' if count is None else 'with'} tokens; do the same"
         )
-    if count is not None:
-        alone = Arrays.open({"tokens": arrays.paths["tokens"]})
-        found = {end for _, block in alone.blocks() for end in (int(block["tokens"].min()), int(block["tokens"].max()))}
-        if min(found) < 0 or max(found) > count:
-            raise ConfigError(
-                f"--tokens {arrays.paths['tokens']} holds {min(found)} to {max(found)}, and the calibration knows 1 to {count}; "
-                "use the same tokens, and 0 where there is none"
-            )
+
+
+def noticed(arrays: Arrays, made: Certified, thresholds: Float32[np.ndarray, " side group"]) -> list[str]:
+    """
+    What is to be said of new predictions.
+
+    Raises
+    ------
+    BehindTheNoiseError
+        If they hold something that no interval can be computed from.
+    """
+    found = []
+    if rounded := rounded_in(arrays):
+        found.append(words.rounded(rounded))
+    new = tokens_in(arrays, thresholds.shape[1]) if "tokens" in arrays.stored else set()
+    for token in sorted(new.intersection(made.unseen)):
+        own = " and ".join(f"{value:.6g}" for value in thresholds[:, token - 1])
+        found.append(
+            f"warning: token {token} never occurred in the calibration data; it gets the threshold {own} of others (`merged` in "
+            f"{CERTIFICATE} names them), and nothing is promised for it"
+        )
+    return found
+
+
+def rounded_in(arrays: Arrays) -> tuple[str, ...]:
+    """
+    Options whose arrays hold numbers that float32 does not.
+
+    Raises
+    ------
+    SourceError
+        If it cannot hold one of them at all, or a spread is negative; names the first such voxel.
+    """
+    found = set()
+    for name, array in arrays.stored.items():
+        if name == "tokens" or (name != "spread" and np.can_cast(array.dtype, np.float32)):
+            continue
+        for piece in arrays.only(name).voxels():
+            expect_none(arrays, name, piece, faults(piece, name), "make them NaN, which gets no interval")
+            if name not in found and piece.rounded(name).any():
+                found.add(name)
+    return _options(found)
+
+
+def tokens_in(arrays: Arrays, count: int) -> set[int]:
+    """
+    Tokens that occur, and 0 where a voxel has none.
+
+    Raises
+    ------
+    ConfigError
+        If there are others than the calibration knows.
+    """
+    least, largest, seen = inf, -inf, np.zeros(count + 1, np.int64)
+    for piece in arrays.only("tokens").voxels():
+        tokens = piece.values["tokens"]
+        least, largest = min(least, int(tokens.min())), max(largest, int(tokens.max()))
+        seen += np.bincount(np.clip(tokens, 0, count).astype(np.int64), minlength=count + 1)
+    if least < 0 or largest > count:
+        raise ConfigError(
+            f"--tokens {arrays.paths['tokens']} holds {least} to {largest}, and the calibration knows 1 to {count}; "
+            "use the same tokens, and 0 where there is none"
+        )
+    return set(np.flatnonzero(seen).tolist())
 
 
 def expect_units(config: CalibrationConfig, kind: Kind, content: Content) -> None:
@@ -364,7 +547,7 @@ def expect_units(config: CalibrationConfig, kind: Kind, content: Content) -> Non
     units = len(present) if kind == "image" else len(present) * prod(Units.of(kind, edge, content.boxes).grid)
     sides = Score(score_kind(config.score, ""), floor=1.0).sides
     effective = inf if kind == "block" and config.unit == "auto" else None
-    expect_feasible(config, sides, units, content.voxels, effective)
+    expect_feasible(config, sides, units, content.voxels, effective, kind)
 
 
 def fix(options: Options, arrays: Arrays, content: Content) -> Rules:
@@ -386,7 +569,7 @@ def count(config: CalibrationConfig, arrays: Arrays, rules: Rules, content: Cont
     radius = max((survey.correlation_radius(side, BLOCK_MISS) for side in parts), default=0)
     edge = block_edge(radius) if config.block == "auto" else config.block
     units = Units.of(kind, edge, content.boxes)
-    bits: Literal[16, 32] = 32 if content.voxels <= LOSSLESS else 16
+    bits: Literal[16, 32] = 32 if content.voxels * rules.score.sides <= LOSSLESS else 16
     tallies: dict[Cell, Tally] = defaultdict(lambda: Tally(bits))
     for rows, group, unit in scored(arrays, rules, units):
         for index in np.unique(group).tolist():
@@ -476,14 +659,14 @@ def certified(
         groups=len(chosen.merging.members),
         grouped_by=config.groups,
     )
-    flagged = [finding.sentence for side in counted.whole() for finding in shift.compare_units(side) if finding.flagged]
-    if content.crossed:
-        flagged.append(f"{content.crossed} of {content.voxels} voxels had quantiles out of order, which were sorted.")
+    rounded = [words.rounded(content.rounded)] if content.rounded else []
+    flagged = [*flags(config, counted.whole(), basis, content), *map(words.joined, chosen.merging.sentences)]
     return {
         "statement": words.statement(config, basis),
-        "assumptions": [*words.assumptions(config, basis), *assumed],
-        "warnings": words.warnings(config, basis, [*flagged, *map(words.joined, chosen.merging.sentences)]),
+        "assumptions": [*words.assumptions(config, basis), *assumed, *rounded],
+        "warnings": words.warnings(config, basis, flagged),
         "merged": list(chosen.merging.sentences),
+        "unseen_tokens": (1 + np.flatnonzero(counted.pixels == 0)).tolist(),
         "settings": config.model_dump(mode="json"),
         "miscoverage": str(config.miscoverage),
         "score": asdict(counts.scores[0]),
@@ -495,6 +678,24 @@ def certified(
             for row, threshold in at(config.model_copy(update={"guarantee": name}), counted, chosen.merging)
         ],
     }
+
+
+def flags(config: CalibrationConfig, sides: Sequence[Histogram], basis: words.Basis, content: Content) -> list[str]:
+    """What the arrays show that weakens the promise, or is not what was meant."""
+    found = [finding.sentence for side in sides for finding in shift.compare_units(side) if finding.flagged]
+    if content.crossed:
+        found.append(f"{content.crossed} of {content.voxels} voxels had quantiles out of order, which were sorted.")
+    if content.exact == content.voxels:
+        found.append(
+            "The lower quantile, median and upper quantile of every voxel are its truth: check that --truth is what was measured. "
+            "Intervals end one or two float32 numbers beyond the predictions (at 3e-45 beside 0), as they are rounded outwards."
+        )
+    equal = equal_units(sides[0].sizes)
+    if config.guarantee == "pac" and not basis.one_field and equal < basis.units / 2:
+        found.append(words.uneven(basis.kind, basis.units, equal))
+    if basis.kind == "image" and config.block != "auto":
+        found.append(f"--block {config.block} was not used: the {basis.units} images are the units.")
+    return found
 
 
 def at(config: CalibrationConfig, counted: Counted, merging: Merging) -> Iterator[tuple[dict[str, str], float | None]]:
@@ -513,24 +714,54 @@ def ids_of(counts: Scored) -> Int64[np.ndarray, " unit"]:
     return np.unique(np.concatenate([histogram.units for histogram in counts.histograms.values()]))
 
 
-def certificate_of(folder: Path) -> dict[str, object]:
+def certificate_of(folder: Path) -> Certified:
     """
-    The certificate in a folder that `calibrate` has written.
+    What the certificate says in a folder that `calibrate` has written, and that holds what it wrote then.
 
     Raises
     ------
     SourceError
-        If the folder is none.
+        If the folder is none, or a file in it is damaged or of another calibration.
     """
-    names = ("certificate.json", "thresholds.json", "scores.npz")
-    if missing := [name for name in names if not (folder / name).exists()]:
+    if missing := [name for name in (CERTIFICATE, THRESHOLDS, COUNTS) if not (folder / name).exists()]:
         raise SourceError(f"--calibration {folder} holds no {missing[0]}; give the --out of `btn calibrate`")
-    certificate = read_json(folder / "certificate.json")
-    if "settings" not in certificate:
+    with reading(folder / CERTIFICATE):
+        certificate = read_json(folder / CERTIFICATE)
+    if "spec" in certificate:
         raise SourceError(
             f"--calibration {folder} belongs to the workflow, which applies it itself; give the --out of `btn calibrate`"
         )
-    return certificate
+    with reading(folder / CERTIFICATE):
+        made = Certified(settings(certificate["settings"]), tuple(map(int, certificate["unseen_tokens"])))
+        digests = {name: str(certificate["files"][name]) for name in (THRESHOLDS, COUNTS)}
+    for name, digest in digests.items():
+        with reading(folder / name):
+            found = file_digest(folder / name)
+        if found != digest:
+            raise SourceError(
+                f"{folder / name} is not what {folder / CERTIFICATE} was written for: it is damaged, was changed, or comes from "
+                "another calibration; run `btn calibrate` again"
+            )
+    return made
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """
+    Answers for whatever goes wrong while a file of a calibration is read.
+
+    Raises
+    ------
+    SourceError
+        Names the file and what was wrong.
+    """
+    try:
+        yield
+    except (BehindTheNoiseError, *DAMAGE) as problem:
+        reason = f"it has no {problem}" if isinstance(problem, KeyError) else str(problem.__cause__ or problem)
+        raise SourceError(
+            f"{path} is damaged, or was written by another version than {__version__} ({reason}); run `btn calibrate` again"
+        ) from problem
 
 
 def _interval(
@@ -540,15 +771,20 @@ def _interval(
     block: Mapping[str, np.ndarray],
 ) -> tuple[Float32[np.ndarray, " *shape"], Float32[np.ndarray, " *shape"]]:
     """Ends of the intervals of a block, computed piece by piece."""
-    low, high = (np.empty_like(block["lower"]) for _ in range(2))
+    low, high = (np.empty(block["lower"].shape, np.float32) for _ in range(2))
     # what has no token has no threshold
     table = np.concatenate([np.full((len(thresholds), 1), np.nan, np.float32), thresholds], axis=1)
     for piece in regions(low.shape):
-        quantiles = np.stack([block[name][piece] for name in QUANTILES])
+        quantiles = np.stack([single(block[name][piece]) for name in QUANTILES])
         own = table[:, block["tokens"][piece].astype(np.int64)] if "tokens" in block else thresholds[:, 0]
-        spread = block["spread"][piece] if "spread" in block else None
+        spread = single(block["spread"][piece]) if "spread" in block else None
         low[piece], high[piece] = scores.apply(score, quantiles, own, support, spread)
     return low, high
+
+
+def _options(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of arrays as options, in one order."""
+    return tuple(f"--{name}" for name in KINDS if name in set(names))
 
 
 def _around(box: Box | None, other: Box | None, start: Sequence[int]) -> Box | None:

@@ -18,13 +18,9 @@ def run(spec: Spec, *, volume: Path, graphs: list[Path], store: Path) -> None:
     config = spec.part("inference", InferenceConfig)
     drawn = [read_architecture(path) for path in graphs]
     components = min(spec.get("tokens.components", int), sum(architecture.latent for architecture in drawn))
-    halo, voxel_bytes = memory.ensemble_cost(drawn, components)
-    core = memory.choose_core(source.shape, halo, voxel_bytes, config.memory_bytes, config.tile_edge)
-    tile_bytes = memory.projected_bytes(source.shape, core, halo, voxel_bytes)
-    values = (len(source.geometry.channels), components)
-    shard = memory.choose_shard(source.shape, core, halo, values, config.memory_bytes - tile_bytes)
-    projected = tile_bytes + memory.shard_bytes(source.shape, shard, halo, *values)
-    log(f"plan: {len(tiles(source.shape, core, halo))} tiles of {core} voxels, halo {halo}, at most {projected / 1e9:.2f} GB a job")
-    log(f"plan: {len(tiles(source.shape, shard, 0))} shards of {shard} voxels")
+    layout = memory.lay_out(source.shape, drawn, components, config.memory_bytes, config.tile_edge)
+    counts = [len(tiles(source.shape, edges, 0)) for edges in (layout.core, layout.shard)]
+    log(f"plan: {counts[0]} tiles of {layout.core} voxels, halo {layout.halo}, at most {layout.peak_bytes / 1e9:.2f} GB a job")
+    log(f"plan: {counts[1]} shards of {layout.shard} voxels")
     shards.forget(store)
-    volumes.create_quantiles(store, source, core, shard, components)
+    volumes.create_quantiles(store, source, layout.core, layout.shard, components)

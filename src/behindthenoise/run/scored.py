@@ -85,7 +85,7 @@ class Scored:
             {cell.group: histogram for cell, histogram in self.histograms.items() if (cell.channel, cell.side) == (channel, side)}
             for side in sides
         )
-        return Counted(found, groups.names, self.places[channel], self.effects[channel, :, : groups.count])
+        return Counted(found, groups.names, self.places[channel], self.effects[channel, :, : groups.count], unit=self.unit_kind)
 
 
 def joined(parts: Sequence[Scored]) -> Scored:

@@ -79,13 +79,16 @@ class Shards:
         found = read_json(path)
         return found.get("of") == self._of() and found.get("digests") == self.stored(shard)
 
-    def stored(self, shard: Tile) -> list[str] | None:
-        """Digests of what the store holds; None where it cannot be read."""
-        arrays = [stores.get_array(self.group, name) for name in volumes.RAW]
-        try:
-            return [stores.digest(array, stores.whole(array, shard.core)) for array in arrays]
-        except (ValueError, OSError, RuntimeError):
-            return None
+    def stored(self, shard: Tile) -> list[str]:
+        """Digests of what the store holds, array by array; empty where it cannot be read."""
+        found = []
+        for name in volumes.RAW:
+            array = stores.get_array(self.group, name)
+            try:
+                found.append(stores.digest(array, stores.whole(array, shard.core)))
+            except (ValueError, OSError, RuntimeError):
+                found.append("")
+        return found
 
     def write(self, shard: Tile, results: Sequence[np.ndarray]) -> None:
         """Write the values of one shard, then its record."""

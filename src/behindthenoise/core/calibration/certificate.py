@@ -134,6 +134,21 @@ def warnings(config: CalibrationConfig, basis: Basis, flagged: Sequence[str]) ->
     return found
 
 
+def uneven(kind: Kind, units: int, equal: float) -> str:
+    """The warning that units of very different size count as few."""
+    return (
+        f"The {units} {kind}s differ so much in size that they are worth {equal:.3g} of one size, which widens the intervals; "
+        f"{kind}s of more even size would not."
+    )
+
+
+def rounded(names: Sequence[str]) -> str:
+    """The assumption that what float32 cannot hold does not matter."""
+    return (
+        f"Numbers of {', '.join(names)} were rounded to float32, in which all is computed: the promise is about the rounded ones."
+    )
+
+
 def joined(sentence: str) -> str:
     """The warning that groups share a threshold."""
     return f"{sentence}: what is promised is promised for them together."

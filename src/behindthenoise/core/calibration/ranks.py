@@ -94,7 +94,8 @@ def percent(share: Fraction) -> str:
     """Share in percent, e.g. `90 %`, with so many digits that its distance from all and from nothing is right to a hundredth."""
     value = 100 * share
     for digits in count(6):
-        found = Context(prec=digits).divide(Decimal(value.numerator), Decimal(value.denominator)).normalize()
+        context = Context(prec=digits)
+        found = context.normalize(context.divide(Decimal(value.numerator), Decimal(value.denominator)))
         if 100 * abs(Fraction(found) - value) <= min(value, 100 - value):
             break
     return f"{found:f} %"

@@ -1,0 +1,119 @@
+"""The command `btn plan`: what the volumes of a configuration will cost, before anything is trained."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from behindthenoise.config import Config, Selection, load
+from behindthenoise.core import architecture as architectures
+from behindthenoise.core import memory, tiling
+from behindthenoise.core.architecture import Architecture
+from behindthenoise.core.network import Network
+from behindthenoise.io.canonical import canonical
+from behindthenoise.io.volumes import STATISTICS
+from behindthenoise.run import networks as on_disk
+
+MOST_TIMED = 3  # members; the others are taken to be as fast for each multiply-add
+
+
+@dataclass(frozen=True)
+class Field:
+    """Name, shape and number of channels of one volume."""
+
+    name: str
+    shape: tuple[int, ...]
+    channels: int
+
+
+def plan(path: Path) -> str:
+    """
+    Tiles, memory, storage and time of every volume, in words.
+
+    Raises
+    ------
+    BehindTheNoiseError
+        If the configuration is wrong, a source cannot be read, or a volume does not fit the memory.
+    """
+    config = load(path)
+    every = list(fields(config))
+    drawn = drawn_of(config, every[0])
+    return "\n\n".join("\n".join(described(config, drawn, field)) for field in every)
+
+
+def drawn_of(config: Config, field: Field) -> list[Architecture]:
+    """The architectures that `wire` will draw."""
+    generators = [architectures.generator(config.ensemble.seed, member) for member in range(config.ensemble.size)]
+    return [architectures.draw(config.network, random, ndim=len(field.shape), channels=field.channels) for random in generators]
+
+
+def fields(config: Config) -> Iterator[Field]:
+    """The field of the pairs, then the volumes; of sources only the metadata are read."""
+    if config.pairs is None:
+        assert config.synthetic is not None
+        channels, own = config.synthetic.channels, tuple(config.synthetic.shape)
+    else:
+        noisy = canonical(config.pairs.noisy, config.pairs, ("image", "scan", "channel"))
+        channels, own = noisy.sizes["channel"], noisy.shape[3:]
+    yield Field("field", own, channels)
+    for name, volume in config.volumes.items():
+        if volume.synthetic is not None:
+            yield Field(name, tuple(volume.synthetic), channels)
+        elif volume.noisy is not None:
+            found = canonical(volume.noisy, Selection(channels=volume.channels, crop=volume.crop), ("scan", "channel"))
+            yield Field(name, found.shape[2:], channels)
+
+
+def described(config: Config, drawn: Sequence[Architecture], field: Field) -> Iterator[str]:
+    """What is to be known of one volume, line by line."""
+    inference, shape = config.inference, field.shape
+    components = min(config.tokens.components, sum(architecture.latent for architecture in drawn))
+    layout = memory.lay_out(shape, drawn, components, inference.memory_bytes, inference.tile_edge)
+    core, halo, voxels = layout.core, layout.halo, prod(shape)
+    tiles, shards = tiling.tiles(shape, core, halo), tiling.tiles(shape, layout.shard, 0)
+    read = sum(prod(part.stop - part.start for part in tile.read) for tile in tiles)
+    raw, finished = 4 * voxels * (4 * field.channels + components), voxels * (4 * len(STATISTICS) * field.channels + 1)
+    seconds = seconds_of(drawn, core, halo)
+    hours = voxels * seconds / prod(core) / 3600
+    yield f"volume {field.name}: {_times(shape)} voxels, channels {field.channels}"
+    yield f"  {len(tiles)} tiles of {_times(core)}, halo {halo}: {100 * (read / voxels - 1):.0f} % more voxels read than written"
+    yield f"  {len(shards)} shards of {_times(layout.shard)}, for {inference.jobs} jobs"
+    yield f"  memory of a job: at most {layout.peak_bytes / 1e9:.2f} GB of {inference.memory_gb:g} GB"
+    yield (
+        f"  storage before compression: input {4 * voxels * field.channels / 1e9:.3g} GB, raw results {raw / 1e9:.3g} GB, finished "
+        f"volume {finished / 1e9:.3g} GB and its pyramid"
+    )
+    shown = f"{hours:.2g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
+    yield (
+        f"  {len(drawn)} networks take {1e6 * seconds / prod(core):.3g} s for a million voxels on this {on_disk.device().type} "
+        f"with {torch.get_num_threads()} threads: {shown} for all, shared by the jobs that run side by side"
+    )
+
+
+def seconds_of(drawn: Sequence[Architecture], core: Sequence[int], halo: int) -> float:
+    """Seconds that all networks take for one tile, from some of them, untrained, on random numbers."""
+    timed = drawn[:MOST_TIMED]
+    random = np.random.default_rng(0)
+    tile = torch.from_numpy(random.normal(size=(1, drawn[0].in_channels, *(edge + 2 * halo for edge in core))).astype(np.float32))
+    tile = tile.to(on_disk.device())
+    total = 0.0
+    for architecture in timed:
+        network = Network(architecture).eval().to(tile.device)
+        total += min(_seconds(network, tile, halo) for _ in range(2))
+    return total * sum(one.operations for one in drawn) / sum(one.operations for one in timed)
+
+
+@torch.no_grad()
+def _seconds(network: Network, tile: torch.Tensor, halo: int) -> float:
+    start = time.perf_counter()
+    quantiles, _ = network(tile, [(halo, halo)] * network.architecture.ndim)
+    quantiles.sum().item()  # waits for the device
+    return time.perf_counter() - start
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))

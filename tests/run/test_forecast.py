@@ -1,0 +1,60 @@
+"""What a volume costs is said before anything is trained, and is what the workflow will do."""
+
+import re
+
+import pytest
+import yaml
+
+from behindthenoise.cli import main
+from behindthenoise.errors import MemoryLimitError
+from behindthenoise.run import forecast
+
+CONFIG = {
+    "dataset": "some",
+    "synthetic": {"shape": [40, 48], "channels": 2},
+    "volumes": {"large": {"synthetic": [100, 300]}},
+    "network": {"depth": 3, "width": 2, "radius_max": 4, "latent": 3, "head": 4},
+    "ensemble": {"size": 5},
+    "tokens": {"components": 6},
+    "inference": {"jobs": 3, "memory_gb": 2, "tile": 64},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(**changes):
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump({**CONFIG, **changes}))
+        return path
+
+    return written
+
+
+def test_tiles_shards_memory_and_storage_are_said(write, capsys):
+    assert main(["plan", str(write())]) == 0
+    field, large = capsys.readouterr().out.strip().split("\n\n")
+    assert field.startswith("volume field: 40 x 48 voxels, channels 2\n  1 tiles of 40 x 48, halo")
+    assert large.startswith("volume large: 100 x 300 voxels, channels 2\n  10 tiles of 64 x 64, halo")
+    assert "10 shards of 64 x 64, for 3 jobs" in large
+    # 30000 voxels of two channels; four values of each and six components; four statistics of each and a token
+    assert "input 0.00024 GB, raw results 0.00168 GB, finished volume 0.00099 GB" in large
+    assert float(re.search(r"at most ([\d.]+) GB of 2 GB", large)[1]) < 2
+    assert re.search(r"5 networks take [\d.e+-]+ s for a million voxels on this (cpu|cuda)", large)
+
+
+def test_one_tile_reads_no_more_than_it_writes(write):
+    assert "0 % more voxels read than written" in forecast.plan(write())
+
+
+def test_networks_that_are_not_timed_count_as_well(write, monkeypatch):
+    monkeypatch.setattr(forecast, "_seconds", lambda *_: 1.0)
+    drawn = forecast.drawn_of(forecast.load(write()), forecast.Field("a", (40, 48), 2))
+    assert forecast.seconds_of(drawn[:3], (40, 48), 4) == 3
+    assert forecast.seconds_of(drawn, (40, 48), 4) == pytest.approx(
+        3 * sum(one.operations for one in drawn) / sum(one.operations for one in drawn[:3])
+    )
+
+
+def test_a_volume_that_cannot_fit_is_refused(write):
+    with pytest.raises(MemoryLimitError, match=r"inference\.memory_gb allows 0\.50"):
+        forecast.plan(write(inference={"memory_gb": 0.5}))
