@@ -81,6 +81,8 @@ def rearrange(
     ----------
     Chernozhukov, Fernandez-Val & Galichon (2010), Econometrica 78, 1093-1125: sorting crossed quantiles never harms.
     """
+    if (lower <= median).all() and (median <= upper).all():
+        return lower, median, upper
     # Not np.sort, which moves a NaN to the upper end and leaves two numbers that look valid.
     small, large = np.minimum(lower, median), np.maximum(lower, median)
     return np.minimum(small, upper), np.maximum(small, np.minimum(large, upper)), np.maximum(large, upper)
