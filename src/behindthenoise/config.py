@@ -457,6 +457,15 @@ class InferenceConfig(Section):
         default="float32", description="Arithmetic of the convolutions when networks predict; heads and averages stay in float32."
     )
 
+    spread: bool = Field(default=False, description="Finished volumes also hold how much the members' medians differ.")
+    relative_error: Real = Field(
+        default=0.0,
+        ge=0,
+        lt=0.1,
+        description="Largest relative error of the values in finished volumes, e.g. 1e-4, which halves the files; 0 stores float32 "
+        "as it is. Intervals are rounded outwards, so that they hold what they held.",
+    )
+
     @property
     def memory_bytes(self) -> int:
         """Memory that one job may use, in bytes."""

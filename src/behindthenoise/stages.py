@@ -114,7 +114,7 @@ STAGES: dict[str, Stage] = {
     ),
     "finish": Stage(
         "calibrated intervals, tokens and pyramid of one volume",
-        ("calibration.support",),
+        ("calibration.support", "inference.spread", "inference.relative_error"),
         ("volume", "quantiles", "thresholds", "tokens", "store", "manifest"),
         ("jobs",),
     ),

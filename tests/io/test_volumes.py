@@ -171,6 +171,23 @@ def test_a_viewer_shows_the_whole_range_and_one_range_for_interval_and_median(vo
     assert reopened["version"] == "0.5"
 
 
+def test_the_spread_of_the_members_follows_with_a_range_of_its_own(volume, tmp_path):
+    levels = shapes_of_levels(volume[0].shape)
+    group = volumes.create_ome(tmp_path / "finished.ome.zarr", volume[0], "finished", levels, tokens=5, spread=True)
+    channels, coarsest = volume[0].geometry.channels, len(levels) - 1
+    values = np.random.default_rng(0).normal(np.arange(1.0, 11.0), 0.1, (*levels[-1], 10)).astype(np.float32)
+    stores.get_array(group, str(coarsest))[:] = np.moveaxis(values, -1, 0)
+    volumes.set_windows(group, coarsest)
+    shown = group.attrs["ome"]["omero"]["channels"]
+    assert [channel["label"] for channel in shown[8:]] == [f"{name} spread" for name in channels]
+    # of each: lower, median, upper; width; and the two spreads
+    for indices in ((0, 1, 2), (3,), (4, 5, 6), (7,), (8,), (9,)):
+        part = values[..., list(indices)]
+        for index in indices:
+            assert shown[index]["window"]["min"] == float(part.min())
+            assert shown[index]["window"]["max"] == float(part.max())
+
+
 def test_tokens_are_labels_of_the_image(ome, ndim):
     group, levels = ome
     assert group["labels"].attrs["ome"] == {"version": "0.5", "labels": ["tokens"]}

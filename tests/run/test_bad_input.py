@@ -138,7 +138,8 @@ def test_too_few_calibration_units(folder, capsys):
     assert "1 calibration image cannot promise 90 % coverage with guarantee 'crc'" in capsys.readouterr().err
     assert check(configure(calibration={"guarantee": "tolerance", "block": 24})) == 2
     assert (
-        "1 calibration block cannot promise 90 % coverage with guarantee 'tolerance' in 90 % of new blocks" in capsys.readouterr().err
+        "1 calibration block cannot promise 90 % coverage with guarantee 'tolerance' in 90 % of new blocks"
+        in capsys.readouterr().err
     )
 
 

@@ -45,6 +45,24 @@ def test_a_finished_voxel_has_its_median_inside_its_interval(raw, thresholds, to
     assert least is None or (lower >= least).all()
 
 
+def test_rounded_intervals_hold_what_they_held():
+    random = np.random.default_rng(0)
+    raw = np.sort(random.normal(size=(3, 2, 500)), axis=0).astype(np.float32)
+    thresholds = (np.array([[0.1], [0.2]], np.float32),) * 2
+    calibration = Calibration((Score("asymmetric"),) * 2, (Groups(),) * 2, thresholds)
+    given = raw, np.zeros((2, 500), np.float32), np.ones(500, np.uint8)
+    exact = calibrated(*given, calibration=calibration, support=(None, None))
+    found = calibrated(*given, calibration=calibration, support=(None, None), error=1e-2)
+    for first in (0, 4):
+        lower, median, upper, width = (found[first + index] for index in range(4))
+        assert (lower <= exact[first]).all()
+        assert (upper >= exact[first + 2]).all()
+        assert (lower <= median).all()
+        assert (median <= upper).all()
+        np.testing.assert_allclose(width, exact[first + 3], rtol=5.1e-3)
+    assert len(np.unique(found)) < len(np.unique(exact)) / 2
+
+
 @pytest.mark.parametrize("shape", [(150, 131), (70, 20, 67)], ids=["2d", "3d"])
 def test_every_level_is_the_mean_of_the_one_before(tmp_path, shape):
     random = np.random.default_rng(0)

@@ -41,11 +41,18 @@ class Workflow:
         content = {**TINY, **{key: {**TINY.get(key, {}), **value} for key, value in changes.items()}}
         (self.folder / "config.yaml").write_text(yaml.safe_dump(content))
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+    def command(self, *arguments: str) -> list[str]:
+        """Snakemake in this folder."""
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(self.project / "Snakefile"), "--configfile", "config.yaml"]
-        command += ["--cores", "2", "--nocolor", *arguments]
-        environment = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache")}
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=900, check=False)
+        return [*command, "--cores", "2", "--nocolor", *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache")}
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        options = {"cwd": self.folder, "capture_output": True, "text": True, "env": self.environment}
+        return subprocess.run(self.command(*arguments), timeout=900, check=False, **options)
 
     def finish(self, *arguments: str) -> str:
         done = self.run(*arguments)

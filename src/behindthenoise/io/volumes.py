@@ -98,7 +98,9 @@ def read_layout(group: zarr.Group) -> Layout:
         raise StoreError(f"store {group.store_path} has no layout; delete its folder and run the workflow again") from problem
 
 
-def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[int]], tokens: int) -> zarr.Group:
+def create_ome(
+    path: Path, volume: Volume, name: str, levels: Sequence[Sequence[int]], tokens: int, *, spread: bool = False
+) -> zarr.Group:
     """
     Lay out the finished volume: OME-Zarr 0.5 with a pyramid, and the tokens as labels.
 
@@ -108,6 +110,8 @@ def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[
         Spatial shape of each level of the pyramid, the full one first.
     tokens
         Number of tokens, for the labels' colours.
+    spread
+        Whether, after the statistics of all channels, the members' spread follows for each.
 
     References
     ----------
@@ -116,6 +120,7 @@ def create_ome(path: Path, volume: Volume, name: str, levels: Sequence[Sequence[
     geometry = volume.geometry
     edge, file = stores.CHUNK[len(volume.shape)], stores.SHARD[len(volume.shape)]
     names = [f"{channel} {statistic}" for channel in geometry.channels for statistic in STATISTICS]
+    names += [f"{channel} spread" for channel in geometry.channels] if spread else []
     image = {
         "ome": {
             "version": "0.5",
@@ -168,15 +173,17 @@ def set_windows(group: zarr.Group, coarsest: int) -> None:
     """
     values = np.asarray(stores.get_array(group, str(coarsest)))
     metadata: Any = group.attrs.asdict()["ome"]
-    for first in range(0, len(values), len(STATISTICS)):
-        # the width, the last one, is on a scale of its own
-        for indices in (range(first, first + len(STATISTICS) - 1), [first + len(STATISTICS) - 1]):
-            found = values[list(indices)]
-            found = found[np.isfinite(found)]
-            low, high = (float(found.min()), float(found.max())) if found.size else (0.0, 1.0)
-            high = high if high > low else low + 1  # a viewer divides by the difference
-            for index in indices:
-                metadata["omero"]["channels"][index]["window"] = {"start": low, "end": high, "min": low, "max": high}
+    channels = metadata["omero"]["channels"]
+    ends = [index for index, channel in enumerate(channels) if channel["label"].endswith(f" {STATISTICS[-1]}")]
+    # the width, the last one, is on a scale of its own, and so is the members' spread after all others
+    together = [range(end - len(STATISTICS) + 1, end) for end in ends]
+    for indices in (*together, *([index] for index in (*ends, *range(ends[-1] + 1, len(channels))))):
+        found = values[list(indices)]
+        found = found[np.isfinite(found)]
+        low, high = (float(found.min()), float(found.max())) if found.size else (0.0, 1.0)
+        high = high if high > low else low + 1  # a viewer divides by the difference
+        for index in indices:
+            channels[index]["window"] = {"start": low, "end": high, "min": low, "max": high}
     group.attrs["ome"] = metadata
 
 

@@ -7,10 +7,12 @@ import dask.array as da
 import numpy as np
 import zarr
 
+from behindthenoise.config import InferenceConfig
 from behindthenoise.core import tokens as tokenizing
 from behindthenoise.core.calibration.scores import rearrange
 from behindthenoise.core.calibration.thresholds import Calibration, Support
 from behindthenoise.core.pyramid import shapes_of_levels
+from behindthenoise.core.rounding import rounded
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import log, write_json
 from behindthenoise.run import models
@@ -28,7 +30,8 @@ def run(
     model, support = models.read_tokens(tokens), support_of(spec)
     calibration, _ = stored.read(thresholds)
     levels = shapes_of_levels(source.shape)
-    target = volumes.create_ome(store, source, store.name.removesuffix(".ome.zarr"), levels, len(model.centroids))
+    config, name = spec.part("inference", InferenceConfig), store.name.removesuffix(".ome.zarr")
+    target = volumes.create_ome(store, source, name, levels, len(model.centroids), spread=config.spread)
     log(f"finish: {len(levels)} levels, {len(model.centroids)} tokens")
     edges = stores.files(stores.get_array(target, "labels/tokens/0"))
     given, spread, embedding = (lazily(stores.get_array(shards.group, name), edges) for name in volumes.RAW)
@@ -40,10 +43,13 @@ def run(
         labels,
         calibration=calibration,
         support=support,
+        error=config.relative_error,
         dtype=np.float32,
         drop_axis=0,
         chunks=((len(volumes.STATISTICS) * given.shape[1],), *given.chunks[2:]),
     )
+    if config.spread:
+        bands = da.concatenate([bands, da.map_blocks(rounded, spread, config.relative_error, "nearest", dtype=np.float32)])
     write_pyramid(bands, labels, target, levels)
     volumes.set_windows(target, len(levels) - 1)
     named = [f"{folder}{level}" for folder in ("", "labels/tokens/") for level in range(len(levels))]
@@ -64,16 +70,25 @@ def support_of(spec: Spec) -> Support:
 
 
 def calibrated(
-    raw: np.ndarray, spread: np.ndarray, labels: np.ndarray, *, calibration: Calibration, support: Support
+    raw: np.ndarray, spread: np.ndarray, labels: np.ndarray, *, calibration: Calibration, support: Support, error: float = 0.0
 ) -> np.ndarray:
-    """Block of quantiles (3, c, *space), spread (c, *space), tokens → lower, median, upper, width of each channel (4 c, *space)."""
+    """
+    Block of quantiles (3, c, *space), spread (c, *space), tokens → lower, median, upper, width of each channel (4 c, *space).
+
+    `error` is what rounding may do: to the ends of an interval outwards, to its width before the ends were rounded.
+    """
     parts = []
     for channel in range(raw.shape[1]):
         quantiles = raw[:, channel]
         low, high = calibration.interval(channel, quantiles, labels, spread[channel], support)
         _, median, _ = rearrange(*quantiles)
         # an interval that was cut at the support keeps its median inside
-        parts += [low, np.clip(median, low, high), high, high - low]
+        parts += [
+            rounded(low, error, "down"),
+            rounded(np.clip(median, low, high), error, "nearest"),
+            rounded(high, error, "up"),
+            rounded(high - low, error, "nearest"),
+        ]
     return np.stack(parts)
 
 

@@ -78,8 +78,9 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
     plane = tuple(size // 2 for size in given.shape[:lead])
     rows, columns = (slice(0, None, -(-size // DRAWN_EDGE)) for size in given.shape[lead:])
     where: tuple[int | slice, ...] = (*plane, rows, columns)
-    bands = np.asarray(stores.get_array(group, "0")[(slice(None), *where)])
-    bands = bands.reshape(len(geometry.channels), len(volumes_io.STATISTICS), *bands.shape[1:])
+    shown = len(geometry.channels), len(volumes_io.STATISTICS)
+    bands = np.asarray(stores.get_array(group, "0")[(slice(0, math.prod(shown)), *where)])
+    bands = bands.reshape(*shown, *bands.shape[1:])
     mask = np.asarray(given.mask[where]).astype(bool)
     noisy = pairs.scale.match_noisy(np.asarray(given.noisy[(slice(None), *where)]), axis=0)
     arrays = {
