@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,14 +15,20 @@ from behindthenoise.core import patches as patching
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.graph import Edge, Graph
 from behindthenoise.core.memory import (
+    ENOUGH_SHARDS,
     LARGEST_CORE,
+    LARGEST_SHARD,
     STEP,
     bytes_per_voxel,
     choose_core,
+    choose_shard,
+    device_core,
     ensemble_cost,
     ensemble_halo,
+    lay_out,
     projected_bytes,
     resident_bytes,
+    shard_bytes,
 )
 from behindthenoise.core.unet import UNet
 from behindthenoise.errors import MemoryLimitError
@@ -210,3 +217,70 @@ def test_a_job_takes_no_more_memory_than_projected_and_not_a_small_part_of_it(na
     for_tiles = projected - projected_bytes([0], [0], 0, 0)
     assert peak <= projected
     assert for_tiles <= 6 * (peak - before)
+
+
+def counted(shape, edges):
+    return math.prod(-(-size // edge) for size, edge in zip(shape, edges, strict=True))
+
+
+@given(volumes(), st.integers(1, 4), st.integers(1, 20), st.integers(0, 3_000))
+@settings(max_examples=300)
+def test_a_shard_is_whole_tiles_that_fit_and_leaves_work_for_many_jobs(volume, channels, components, spare_mb):
+    shape, halo, _ = volume
+    core, spare = clipped(shape, LARGEST_CORE[len(shape)]), spare_mb * 10**6
+    shard = choose_shard(shape, core, halo, (channels, components), spare)
+    assert all(edge % tile == 0 for edge, tile in zip(shard, core, strict=True))
+    if shard != core:
+        assert counted(shape, shard) >= ENOUGH_SHARDS
+        assert max(shard) <= LARGEST_SHARD[len(shape)]
+        assert shard_bytes(shape, shard, halo, channels, components) <= spare
+
+
+def test_a_shard_grows_as_long_as_nothing_forbids_it():
+    assert choose_shard((4096, 4096), (256, 256), 10, (1, 8), 10**12) == (1024, 1024)
+    assert choose_shard((2048, 2048), (256, 256), 10, (1, 8), 10**12) == (512, 512)  # 16 of them
+    assert choose_shard((2048, 2047), (256, 256), 10, (1, 8), 10**12) == (512, 512)
+    assert choose_shard((1536, 2048), (256, 256), 10, (1, 8), 10**12) == (256, 256)  # 12 would be too few
+    assert choose_shard((4096, 4096), (256, 256), 10, (1, 8), 100 * 10**6) == (512, 512)
+    # a thin volume: the axis that is whole stays whole
+    assert choose_shard((20, 4096, 4096), (20, 64, 64), 10, (1, 8), 10**12) == (20, 128, 128)
+
+
+def test_what_a_shard_holds_grows_with_everything_in_it():
+    cost = shard_bytes((500, 500), (256, 256), 8, 1, 4)
+    assert cost >= 4 * 5 * 256 * 256 * (4 + 4)
+    assert shard_bytes((500, 500), (512, 512), 8, 1, 4) > cost
+    assert shard_bytes((500, 500), (256, 256), 9, 1, 4) > cost
+    assert shard_bytes((500, 500), (256, 256), 8, 2, 4) > cost
+    assert shard_bytes((500, 500), (256, 256), 8, 1, 5) > cost
+
+
+@given(st.lists(st.integers(1, 200), min_size=2, max_size=3), st.integers(0, 20), st.integers(1, 2000), st.integers(1, 2**33))
+def test_a_tile_on_a_device_fits_it_or_is_refused(shard, halo, voxel_bytes, free):
+    try:
+        core = device_core(shard, halo, voxel_bytes, free)
+    except MemoryLimitError:
+        assert voxel_bytes * math.prod(min(edge, STEP) + 2 * halo for edge in shard) > free or max(shard) > STEP
+        return
+    assert voxel_bytes * math.prod(edge + 2 * halo for edge in core) <= free
+    assert all(edge <= whole for edge, whole in zip(core, shard, strict=True))
+    assert core == tuple(shard) or voxel_bytes * math.prod(edge + 2 * halo for edge in shard) > free
+
+
+def test_a_device_without_memory_is_refused():
+    with pytest.raises(
+        MemoryLimitError, match=r"a tile of 16 voxels with a halo of 10 does not fit into the 0\.00 GB that are free"
+    ):
+        device_core((128, 128), 10, 1000, 10**6)
+
+
+@given(volumes(), st.integers(700, 4000))
+@settings(max_examples=50, deadline=None)
+def test_the_layout_of_a_volume_keeps_to_the_memory(volume, memory_mb):
+    shape, _, _ = volume
+    config = NetworkConfig(depth=4, width=2, radius_max=6, latent=3, head=4)
+    drawn = [architectures.draw(config, architectures.generator(0, member), ndim=len(shape), channels=1) for member in range(2)]
+    layout = lay_out(shape, drawn, 4, memory_mb * 10**6, None)
+    assert layout.peak_bytes <= memory_mb * 10**6
+    assert (layout.halo, layout.voxel_bytes) == ensemble_cost(drawn, 4)
+    assert layout.core == choose_core(shape, layout.halo, layout.voxel_bytes, memory_mb * 10**6, None)
