@@ -82,8 +82,11 @@ def _draw(graph: Path, picture: Path | None) -> None:
 
 def _verify(results: Path) -> int:
     """Whether everything in a folder of results is as it was written; 1 if it is not."""
-    count, damages = importlib.import_module("behindthenoise.run.verify").verify(results)
-    print("\n".join(damages) if damages else f"{results}: {count} arrays and files, all as they were written")
+    module = importlib.import_module("behindthenoise.run.verify")
+    count, damages = module.verify(results)
+    for damage in damages:
+        print(damage.words)
+    print(module.advice(damages) if damages else f"{results}: {count} arrays and files, all as they were written")
     return 1 if damages else 0
 
 
@@ -92,7 +95,7 @@ def _run_stage(verb: str, options: dict[str, str | Path | list[Path]]) -> None:
     spec = Spec.parse(str(options.pop("spec")), verb)
     module = importlib.import_module(f"behindthenoise.{module_of(verb)}")
     record = importlib.import_module("behindthenoise.io.record")
-    with record.recorded(verb, options):
+    with record.recorded(verb, options, STAGES[verb].makes):
         module.run(spec, **options)
 
 

@@ -40,6 +40,8 @@ class Stage:
         Options that name several files.
     module
         Module of this package that does it; `run.VERB` where empty.
+    makes
+        Of the options, the files that the verb writes; the record of its run stands beside the first.
     """
 
     help: str
@@ -47,6 +49,7 @@ class Stage:
     paths: tuple[str, ...]
     lists: tuple[str, ...] = ()
     module: str = ""
+    makes: tuple[str, ...] = ()
 
 
 STAGES: dict[str, Stage] = {
@@ -54,8 +57,9 @@ STAGES: dict[str, Stage] = {
         "read or generate the pairs, split them, measure the scale constants",
         ("pairs", "synthetic", "split", "network.radius_max"),
         ("store", "manifest"),
+        makes=("manifest",),
     ),
-    "wire": Stage("draw the architecture of one member", ("network", "ensemble.seed"), ("pairs", "graph")),
+    "wire": Stage("draw the architecture of one member", ("network", "ensemble.seed"), ("pairs", "graph"), makes=("graph",)),
     "check": Stage(
         "refuse what would fail later: too few calibration units, tiles that do not fit",
         (
@@ -64,42 +68,69 @@ STAGES: dict[str, Stage] = {
         ),
         ("pairs", "graph"),
     ),
-    "train": Stage("train one member", (*TRAINING, "ensemble.seed"), ("pairs", "graph", "weights", "history", "manifest")),
+    "train": Stage(
+        "train one member",
+        (*TRAINING, "ensemble.seed"),
+        ("pairs", "graph", "weights", "history", "manifest"),
+        makes=("manifest", "weights", "history"),
+    ),
     "predict": Stage(
         "predict the calibration and test data with one member, and sample its latents",
         (*TILES, "inference.threads", "inference.precision", "tokens.sample", "tokens.seed"),
         ("pairs", "graph", "weights", "store", "latents", "manifest"),
+        makes=("manifest", "latents"),
     ),
-    "average": Stage("average the members' quantiles", (), ("store", "manifest"), ("members",)),
+    "average": Stage("average the members' quantiles", (), ("store", "manifest"), ("members",), makes=("manifest",)),
     "survey": Stage(
         "fix scores and groups on training voxels, and find units and how far misses reach",
         tuple(f"calibration.{key}" for key in ("score", "unit", "block", "groups", "intensity_bins")),
         ("pairs", "heldout", "labels", "tokens", "rules"),
         ("latents",),
+        makes=("rules",),
     ),
     "score": Stage(
         "count how far the truth lies outside the intervals in a share of the calibration data, by unit and group",
         (),
         ("pairs", "heldout", "labels", "rules", "scores"),
+        makes=("scores",),
     ),
     "calibrate": Stage(
         "choose the thresholds and write the certificate",
         CALIBRATION,
         ("pairs", "heldout", "labels", "scores", "thresholds", "certificate", "levels"),
         ("shares",),
+        makes=("certificate", "thresholds", "levels", "scores"),
     ),
     "evaluate": Stage(
         "measure coverage, width and accuracy on the test data",
         CALIBRATION,
         ("pairs", "heldout", "labels", "scores", "thresholds", "folder", "manifest"),
         ("members",),
+        makes=("manifest",),
     ),
-    "embed": Stage("fit the projection of the joined latents", ("tokens.components",), ("projection",), ("latents",)),
+    "embed": Stage(
+        "fit the projection of the joined latents", ("tokens.components",), ("projection",), ("latents",), makes=("projection",)
+    ),
     "tokenize": Stage(
-        "cluster the embedded sample into tokens", ("tokens.count", "tokens.seed"), ("projection", "tokens"), ("latents",)
+        "cluster the embedded sample into tokens",
+        ("tokens.count", "tokens.seed"),
+        ("projection", "tokens"),
+        ("latents",),
+        makes=("tokens",),
     ),
-    "label": Stage("find the token of every held-out voxel", (), ("projection", "tokens", "store", "manifest"), ("members",)),
-    "fetch": Stage("copy one volume into a store of our own", (VOLUME, "pairs", "synthetic"), ("pairs", "store", "manifest")),
+    "label": Stage(
+        "find the token of every held-out voxel",
+        (),
+        ("projection", "tokens", "store", "manifest"),
+        ("members",),
+        makes=("manifest",),
+    ),
+    "fetch": Stage(
+        "copy one volume into a store of our own",
+        (VOLUME, "pairs", "synthetic"),
+        ("pairs", "store", "manifest"),
+        makes=("manifest",),
+    ),
     "plan": Stage(
         "choose tiles and shards of one volume and lay out its store",
         (*TILES, "tokens.components"),
@@ -111,17 +142,20 @@ STAGES: dict[str, Stage] = {
         (*TILES, "inference.threads", "inference.precision"),
         ("pairs", "volume", "projection", "store", "manifest"),
         ("graphs", "weights"),
+        makes=("manifest",),
     ),
     "finish": Stage(
         "calibrated intervals, tokens and pyramid of one volume",
         ("calibration.support", "inference.spread", "inference.relative_error"),
         ("volume", "quantiles", "thresholds", "tokens", "store", "manifest"),
         ("jobs",),
+        makes=("manifest",),
     ),
     "compare": Stage(
         "look for signs that one volume is unlike the calibration data",
         (),
         ("pairs", "heldout", "labels", "scores", "quantiles", "finished", "shift"),
+        makes=("shift",),
     ),
     "gather": Stage(
         "collect the tables, facts and slices that the report shows",
@@ -129,14 +163,16 @@ STAGES: dict[str, Stage] = {
         tuple(key for key in Config.model_fields if key != "sweep"),
         ("pairs", "evaluation", "certificate", "content"),
         ("volumes", "shifts", "records", "graphs"),
+        makes=("content",),
     ),
-    "report": Stage("draw the figures and the page", (), ("content", "slices", "page"), module="report.report"),
+    "report": Stage("draw the figures and the page", (), ("content", "slices", "page"), module="report.report", makes=("page",)),
     "sweep": Stage(
         "compare the networks of a sweep: a table and a figure of their validation against the swept settings",
         ("network", "training", "sweep"),
         ("table", "figure"),
         ("records",),
         module="report.sweep",
+        makes=("table", "figure"),
     ),
 }
 

@@ -51,13 +51,16 @@ def test_the_digest_of_a_file_is_its_sha256(tmp_path):
     assert file_digest(tmp_path / "some") == hashlib.sha256(b"content" * 100_000).hexdigest()
 
 
-@pytest.mark.parametrize("option", ["manifest", "certificate", "page"])
-def test_a_job_is_recorded_beside_its_output(tmp_path, option, capsys):
-    target = tmp_path / "made.json"
-    with recorded("train", {"pairs": tmp_path / "pairs.zarr", "jobs": [1, 2, 3], option: target}):
+def test_a_job_is_recorded_beside_its_output(tmp_path, capsys):
+    target, other = tmp_path / "made.json", tmp_path / "more" / "other.csv"
+    options = {"other": other, "pairs": tmp_path / "pairs.zarr", "jobs": [1, 2, 3], "manifest": target}
+    with recorded("train", options, ("manifest", "other")):
+        write_json(target, {})
+        write_json(other, {"a": 1})
         assert not run_record(target).exists()
     record = read_json(tmp_path / "made.run.json")
     assert (record["verb"], record["behindthenoise"]) == ("train", __version__)
+    assert record["files"] == {"made.json": file_digest(target), "more/other.csv": file_digest(other)}
     assert {"torch", "numpy", "zarr", "snakemake"} <= record["packages"].keys()
     assert all(re.match(r"\d+\.\d+", version) for version in [record["python"], *record["packages"].values()])
     assert record["seconds"] >= 0
@@ -67,13 +70,13 @@ def test_a_job_is_recorded_beside_its_output(tmp_path, option, capsys):
 
 
 def test_a_job_that_fails_leaves_no_record(tmp_path):
-    with pytest.raises(ZeroDivisionError), recorded("train", {"manifest": tmp_path / "made.json"}):
+    with pytest.raises(ZeroDivisionError), recorded("train", {"manifest": tmp_path / "made.json"}, ["manifest"]):
         raise ZeroDivisionError
     assert names(tmp_path) == []
 
 
-def test_a_job_without_a_manifest_needs_no_record(tmp_path):
-    with recorded("wire", {"graph": tmp_path / "graph.json"}):
+def test_a_job_that_makes_no_file_needs_no_record(tmp_path):
+    with recorded("check", {"graph": tmp_path / "graph.json"}):
         pass
     assert names(tmp_path) == []
 
@@ -90,6 +93,6 @@ def test_the_time_left_is_told_seldom_but_always_at_the_end(capsys):
 
 
 def test_a_record_is_plain_json(tmp_path):
-    with recorded("report", {"page": tmp_path / "report.html"}):
-        pass
+    with recorded("report", {"page": tmp_path / "report.html"}, ["page"]):
+        (tmp_path / "report.html").write_text("<p>")
     assert isinstance(json.loads((tmp_path / "report.run.json").read_text()), dict)

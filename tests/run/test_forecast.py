@@ -33,11 +33,11 @@ def write(tmp_path):
 def test_tiles_shards_memory_and_storage_are_said(write, capsys):
     assert main(["plan", str(write())]) == 0
     field, large = capsys.readouterr().out.strip().split("\n\n")
-    assert field.startswith("volume field: 40 x 48 voxels, channels 2\n  1 tiles of 40 x 48, halo")
+    assert field.startswith("volume field: 40 x 48 voxels, channels 2\n  1 tile of 40 x 48, halo")
     assert large.startswith("volume large: 100 x 300 voxels, channels 2\n  10 tiles of 64 x 64, halo")
     assert "10 shards of 64 x 64, for 3 jobs" in large
     # 30000 voxels of two channels; four values of each and six components; four statistics of each and a token
-    assert "input 0.00024 GB, raw results 0.00168 GB, finished volume 0.00099 GB" in large
+    assert "input 0.24 MB, raw results 1.68 MB, finished volume 0.99 MB" in large
     assert float(re.search(r"at most ([\d.]+) GB of 2 GB", large)[1]) < 2
     assert re.search(r"5 networks take [\d.e+-]+ s for a million voxels on this (cpu|cuda)", large)
 

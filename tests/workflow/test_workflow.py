@@ -176,8 +176,10 @@ def test_finished_volumes_are_ordered_and_fully_labelled(finished):
 def test_what_a_run_has_left_is_found_whole(finished):
     count, damages = verify.verify(finished.results)
     assert damages == []
-    # 5 arrays of pairs; per member weights, a sample, two arrays; 3 of the ensemble; 9 tables; 2 inputs and 2 raw; volumes
-    assert count > 5 + 2 * 4 + 3 + 9 + 2 * 2 + 2
+    # arrays: 5 of pairs, 2 of each member, 3 of the ensemble, 2 inputs, 3 raw ones and at least 2 finished ones of each volume
+    arrays = 5 + 2 * 2 + 3 + 2 * (2 + 3 + 2)
+    # files: of each member 6; of the ensemble 12, and 9 tables; of each volume input, two jobs, finish, shift
+    assert count >= arrays + 2 * 6 + 12 + 9 + 2 * 5
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,12 @@ def test_what_a_run_has_left_is_found_whole(finished):
         ("volumes/wide.ome.zarr/0/c/0/0/0", "cut"),
         ("volumes/wide.ome.zarr/labels/tokens/1/c/0/0", "lost"),
         ("evaluation/tokens.csv", "flipped"),
+        ("calibration/thresholds.json", "flipped"),
+        ("members/000/graph.json", "flipped"),
+        ("members/001/train.json", "lost"),
+        ("volumes/wide/finish.json", "lost"),
+        ("volumes/wide/jobs/1-of-2.json", "cut"),
+        ("report/report.html", "lost"),
     ],
 )
 def test_damage_is_found_and_the_file_named(changed, victim, harm, capsys):
@@ -203,8 +211,35 @@ def test_damage_is_found_and_the_file_named(changed, victim, harm, capsys):
         content[len(content) // 3] ^= 1
         path.write_bytes(content[: len(content) // 2] if harm == "cut" else content)
     assert main(["verify", str(changed.results)]) == 1
-    (line,) = capsys.readouterr().out.splitlines()
-    assert victim in line
+    found, *advice = capsys.readouterr().out.splitlines()
+    assert victim in found
+    assert len(advice) == 4
+
+
+def test_what_verify_advises_mends_the_damage_and_computes_one_shard_again(changed, capsys):
+    before = arrays(changed.results)
+    for victim in ("volumes/wide/quantiles.zarr/quantiles/c/0/0/0/1", "volumes/wide.ome.zarr/0/c/0/0/0", "ensemble/label.json"):
+        (changed.results / victim).unlink()
+    assert main(["verify", str(changed.results)]) == 1
+    *_, remove, first, last = capsys.readouterr().out.splitlines()
+    outputs = remove.split()[2:]
+    assert {Path(path).name for path in outputs} in (
+        {"1-of-2.json", "finish.json", "label.json"},
+        {"2-of-2.json", "finish.json", "label.json"},
+    )
+    assert (first.split(), last.split()) == (["snakemake", "...", *outputs], ["snakemake", "..."])
+    for path in outputs:
+        Path(path).unlink(missing_ok=True)
+    changed.finish(*(str(Path(path).relative_to(changed.folder)) for path in outputs))
+    changed.finish()
+    assert main(["verify", str(changed.results)]) == 0
+    after = arrays(changed.results)
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        np.testing.assert_array_equal(values, after[name], err_msg=name)
+    logs = [path.read_text() for path in changed.folder.glob("logs/tiny/infer/wide/*.log")]
+    # of three shards each; the job without damage may not have run again
+    assert any("3 of 6 shards of (32, 32), 2 of them finished before" in log for log in logs)
 
 
 def test_a_deleted_store_is_made_again(changed):

@@ -8,7 +8,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -50,11 +50,17 @@ def file_digest(path: Path) -> str:
 
 
 @contextmanager
-def recorded(verb: str, options: Mapping[str, object]) -> Iterator[None]:
+def recorded(verb: str, options: Mapping[str, object], makes: Sequence[str] = ()) -> Iterator[None]:
     """
-    Log a job's start and end, and write its record beside its manifest, or beside its last output.
+    Log a job's start and end, and write its record beside the first file that it makes.
 
-    The record (`*.run.json`) holds versions, host, seconds and memory: what may differ between two runs with equal results.
+    The record (`*.run.json`) holds digests of those files, and what may differ between two runs with equal results: versions, host,
+    seconds and memory.
+
+    Parameters
+    ----------
+    makes
+        Options that name these files; without any there is no record.
     """
     start = time.monotonic()
     log(f"{verb}: behindthenoise {__version__}, " + ", ".join(f"{key} {_shown(value)}" for key, value in options.items()))
@@ -62,9 +68,11 @@ def recorded(verb: str, options: Mapping[str, object]) -> Iterator[None]:
     seconds = round(time.monotonic() - start, 2)
     peak = peak_memory_bytes()
     log(f"{verb}: done in {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB")
-    target = next((options[key] for key in ("manifest", "page", "content", "certificate") if key in options), None)
-    if isinstance(target, Path):
-        write_json(run_record(target), {"verb": verb, "seconds": seconds, "peak_memory_bytes": peak, **environment()})
+    files = [path for key in makes if isinstance(path := options[key], Path)]
+    if files:
+        digests = {os.path.relpath(path, files[0].parent): file_digest(path) for path in files}
+        content = {"verb": verb, "files": digests, "seconds": seconds, "peak_memory_bytes": peak, **environment()}
+        write_json(run_record(files[0]), content)
 
 
 def run_record(manifest: Path) -> Path:

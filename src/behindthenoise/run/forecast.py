@@ -80,17 +80,18 @@ def described(config: Config, drawn: Sequence[Architecture], field: Field) -> It
     seconds = seconds_of(drawn, core, halo)
     hours = voxels * seconds / prod(core) / 3600
     yield f"volume {field.name}: {_times(shape)} voxels, channels {field.channels}"
-    yield f"  {len(tiles)} tiles of {_times(core)}, halo {halo}: {100 * (read / voxels - 1):.0f} % more voxels read than written"
-    yield f"  {len(shards)} shards of {_times(layout.shard)}, for {inference.jobs} jobs"
+    more = 100 * (read / voxels - 1)
+    yield f"  {_count(len(tiles), 'tile')} of {_times(core)}, halo {halo}: {more:.0f} % more voxels read than written"
+    yield f"  {_count(len(shards), 'shard')} of {_times(layout.shard)}, for {_count(inference.jobs, 'job')}"
     yield f"  memory of a job: at most {layout.peak_bytes / 1e9:.2f} GB of {inference.memory_gb:g} GB"
     yield (
-        f"  storage before compression: input {4 * voxels * field.channels / 1e9:.3g} GB, raw results {raw / 1e9:.3g} GB, finished "
-        f"volume {finished / 1e9:.3g} GB and its pyramid"
+        f"  storage before compression: input {_size(4 * voxels * field.channels)}, raw results {_size(raw)}, finished volume "
+        f"{_size(finished)} and its pyramid"
     )
-    shown = f"{hours:.2g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
+    shown = f"{hours:.2g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes" if hours >= 1 / 60 else f"{3600 * hours:.2g} s"
     yield (
         f"  {len(drawn)} networks take {1e6 * seconds / prod(core):.3g} s for a million voxels on this {on_disk.device().type} "
-        f"with {torch.get_num_threads()} threads: {shown} for all, shared by the jobs that run side by side"
+        f"with {_count(torch.get_num_threads(), 'thread')}: {shown} for all, shared by the jobs that run side by side"
     )
 
 
@@ -113,6 +114,14 @@ def _seconds(network: Network, tile: torch.Tensor, halo: int) -> float:
     quantiles, _ = network(tile, [(halo, halo)] * network.architecture.ndim)
     quantiles.sum().item()  # waits for the device
     return time.perf_counter() - start
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 
 def _times(sizes: Sequence[int]) -> str:

@@ -1,9 +1,9 @@
 """The command `btn verify`: whether everything that a run has left on the disk still is what was written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import zarr
 
@@ -12,14 +12,22 @@ from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import file_digest, read_json
 from behindthenoise.run.shards import Shards, name_of
 
+RECORD = ".run.json"
 # What reading damaged data may raise, beside saying that there is none.
 UNREADABLE = (ValueError, OSError, RuntimeError)
+
+
+class Damage(NamedTuple):
+    """What is wrong, in words, and the output of the workflow that has to be made again."""
+
+    words: str
+    output: Path
 
 
 @dataclass(frozen=True)
 class Written:
     """
-    Something that a manifest has the digest of.
+    Something that a record or a manifest has the digest of.
 
     Attributes
     ----------
@@ -29,26 +37,35 @@ class Written:
         Name of the array; empty for a file.
     digest
         What was written.
+    output
+        What the workflow makes together with it.
     """
 
     path: Path
     array: str
     digest: str
+    output: Path
 
-    def damage(self) -> str | None:
-        """What is wrong, in words; None if nothing is."""
+    def damages(self) -> Iterator[Damage]:
+        """Nothing, if it is what was written."""
         if not self.array:
-            whole = self.path.exists() and file_digest(self.path) == self.digest
-            return None if whole else f"{self.path} {'is not what was written' if self.path.exists() else 'is missing'}"
+            if not self.path.exists():
+                yield Damage(f"{self.path} is missing", self.output)
+            elif file_digest(self.path) != self.digest:
+                yield Damage(f"{self.path} is not what was written", self.output)
+            return
         try:
             array = stores.get_array(stores.open_group(self.path), self.array)
-            if stores.digest(array) == self.digest:
-                return None
         except StoreError:
-            return f"{self.path}/{self.array} is missing"
+            yield Damage(f"array {self.array!r} of {self.path} is missing, or its metadata are", self.output)
+            return
+        try:
+            if stores.digest(array) == self.digest:
+                return
         except UNREADABLE:
             pass
-        return "; ".join(damaged_files(array)) or f"{self.path}/{self.array} is not what was written"
+        found = list(damaged_files(array)) or [f"array {self.array!r} of {self.path} is not what was written"]
+        yield from (Damage(words, self.output) for words in found)
 
 
 def damaged_files(array: zarr.Array[Any]) -> Iterator[str]:
@@ -64,63 +81,92 @@ def damaged_files(array: zarr.Array[Any]) -> Iterator[str]:
             yield f"{path} is damaged"
 
 
-def written(results: Path) -> Iterator[Written]:
-    """Everything in the results of one data set that a manifest has the digest of, but for raw results of volumes."""
-    for manifest, store in [
+def files_of(results: Path) -> Iterator[Written]:
+    """Files that the records of the jobs have the digests of."""
+    for path in sorted(results.rglob(f"*{RECORD}")):
+        digests: dict[str, str] = content_of(path).get("files", {})
+        output = next((path.parent / name for name in digests), path)
+        yield from (Written(path.parent / name, "", digest, output) for name, digest in digests.items())
+
+
+def tables_of(results: Path) -> Iterator[Written]:
+    """Tables of the evaluation, of which there are too many for options."""
+    manifest = results / "evaluation" / "evaluate.json"
+    for name, digest in content_of(manifest).items():
+        if name != "stage":
+            yield Written(manifest.with_name(f"{name}.csv"), "", digest, manifest)
+
+
+def arrays_of(results: Path) -> Iterator[Written]:
+    """Arrays that manifests have the digests of, but for the raw results of volumes."""
+    for manifest, store in (
         (results / "pairs.json", results / "pairs.zarr"),
         *((path, path.with_name("input.zarr")) for path in sorted(results.glob("volumes/*/input.json"))),
         *((path, results / "volumes" / f"{path.parent.name}.ome.zarr") for path in sorted(results.glob("volumes/*/finish.json"))),
-    ]:
-        yield from (Written(store, name, digest) for name, digest in content_of(manifest).get("digests", {}).items())
-    for folder in sorted(results.glob("members/*")):
-        trained, predicted = content_of(folder / "train.json"), content_of(folder / "predict.json")
-        files = {"weights.safetensors": trained.get("weights"), "latents.npz": predicted.get("latents")}
-        yield from (Written(folder / name, "", digest) for name, digest in files.items() if digest)
-        arrays = {"quantiles": predicted.get("quantiles"), "latents": predicted.get("heldout_latents")}
-        yield from (Written(folder / "heldout.zarr", name, digest) for name, digest in arrays.items() if digest)
-    for source, name in (("average.json", "quantiles"), ("average.json", "spread"), ("label.json", "tokens")):
-        if digest := content_of(results / "ensemble" / source).get(name):
-            yield Written(results / "ensemble" / ("tokens.zarr" if name == "tokens" else "heldout.zarr"), name, digest)
-    tables = content_of(results / "evaluation" / "evaluate.json")
-    yield from (Written(results / "evaluation" / f"{name}.csv", "", digest) for name, digest in tables.items() if name != "stage")
+    ):
+        for name, digest in content_of(manifest).get("digests", {}).items():
+            yield Written(store, name, digest, manifest)
+    ensemble = results / "ensemble"
+    named = [
+        *((path, "heldout.zarr", "quantiles", "quantiles") for path in sorted(results.glob("members/*/predict.json"))),
+        *((path, "heldout.zarr", "latents", "heldout_latents") for path in sorted(results.glob("members/*/predict.json"))),
+        *((ensemble / "average.json", "heldout.zarr", name, name) for name in ("quantiles", "spread")),
+        (ensemble / "label.json", "tokens.zarr", "tokens", "tokens"),
+    ]
+    for manifest, store_name, array, key in named:
+        if digest := content_of(manifest).get(key):
+            yield Written(manifest.with_name(store_name), array, digest, manifest)
 
 
 def content_of(manifest: Path) -> dict[str, Any]:
-    """A manifest; empty where there is none, as that step has not run yet."""
-    return read_json(manifest) if manifest.exists() else {}
+    """A manifest; empty where there is none that can be read, which the record of its job tells."""
+    try:
+        return read_json(manifest)
+    except StoreError:
+        return {}
 
 
-def damaged_shards(volume: Path) -> Iterator[str]:
+def damaged_shards(volume: Path) -> Iterator[Damage]:
     """Of the raw results of one volume, the files that are not what a job has written."""
-    shape = volumes.open_input(volume / "input.zarr").shape
-    shards = Shards.open(volume / "quantiles.zarr", shape)
+    try:
+        shards = Shards.open(volume / "quantiles.zarr", volumes.open_input(volume / "input.zarr").shape)
+    except StoreError as problem:
+        yield Damage(str(problem), volume / "quantiles.zarr" / "zarr.json")
+        return
     places = {name_of(shard): shard for shard in shards.every}
-    for manifest in sorted(volume.glob("jobs/*.json")):
-        content = read_json(manifest)
-        if content["instance"] != shards.layout.instance:
-            continue
-        for place, digests in content["shards"].items():
+    for manifest in sorted(set(volume.glob("jobs/*.json")) - set(volume.glob(f"jobs/*{RECORD}"))):
+        content = content_of(manifest)
+        for place, digests in content.get("shards", {}).items() if content.get("instance") == shards.layout.instance else ():
             for name, digest, found in zip(volumes.RAW, digests, shards.stored(places[place]), strict=True):
                 if found != digest:
                     array = stores.get_array(shards.group, name)
                     path = stores.file_of(array, stores.whole(array, places[place].core))
-                    yield f"{path} is {'damaged' if path.exists() else 'missing'}: delete {manifest} to have it computed again"
+                    yield Damage(f"{path} is {'damaged' if path.exists() else 'missing'}", manifest)
 
 
-def verify(results: Path) -> tuple[int, list[str]]:
+def verify(results: Path) -> tuple[int, list[Damage]]:
     """
-    Number of things that were checked, and in words what is wrong with them.
+    Number of things that were checked, and what is wrong with them.
 
     Raises
     ------
     StoreError
         If the folder has no results.
     """
-    if not (results / "pairs.json").exists():
-        raise StoreError(f"{results} has no results: no pairs.json; name a folder like results/blobs")
-    everything = list(written(results))
-    damages = [damage for one in everything if (damage := one.damage())]
-    filled = [path.parent for path in sorted(results.glob("volumes/*/jobs")) if (path.parent / "quantiles.zarr").exists()]
-    for volume in filled:
+    if not (results / "pairs.zarr").is_dir():
+        raise StoreError(f"{results} has no results: no pairs.zarr; name a folder like results/blobs")
+    everything = [*files_of(results), *tables_of(results), *arrays_of(results)]
+    damages = [damage for one in everything for damage in one.damages()]
+    raw = [path.parent for path in sorted(results.glob("volumes/*/jobs"))]
+    for volume in raw:
         damages += damaged_shards(volume)
-    return len(everything) + len(filled), damages
+    return len(everything) + len(raw) * len(volumes.RAW), damages
+
+
+def advice(damages: Iterable[Damage]) -> str:
+    """How the workflow makes again what is damaged, and nothing else."""
+    outputs = " ".join(dict.fromkeys(str(damage.output) for damage in damages))
+    return (
+        "Snakemake does not look at what it has made. To make this again, with the options that you always give it:\n"
+        f"  rm -f {outputs}\n  snakemake ... {outputs}\n  snakemake ..."
+    )
