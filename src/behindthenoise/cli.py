@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _verify(options["results"])
         else:
             _run_alone(verb, options)
-    except BehindTheNoiseError as problem:
+    except (BehindTheNoiseError, OSError) as problem:  # OSError: a full disk, a folder that cannot be written
         print(f"btn {verb}: error: {problem}", file=sys.stderr)
         return 2
     return 0

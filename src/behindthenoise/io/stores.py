@@ -13,7 +13,6 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.sync import sync
 
 from behindthenoise.errors import StoreError
 
@@ -135,8 +134,8 @@ def write_file(array: zarr.Array[Any], region: tuple[slice, ...], values: np.nda
     """
     Write what one file holds; returns its digest.
 
-    A damaged file would not let itself be overwritten, so it is deleted first. Until all is written the file does not exist, or has
-    another name.
+    A damaged file would not let itself be overwritten, so it is deleted first, with what a killed writer has left of it. Until all
+    is written the file does not exist, or has another name.
 
     Raises
     ------
@@ -150,7 +149,9 @@ def write_file(array: zarr.Array[Any], region: tuple[slice, ...], values: np.nda
     )
     if not whole_file:
         raise ValueError(f"{region} is not one whole file of array {array.path}, whose files hold {files(array)}")
-    sync((array.store_path / array.metadata.encode_chunk_key(index_of(array, region))).delete())
+    path = file_of(array, region)
+    for stale in (path, *path.parent.glob(f"{path.name}.*.partial")):
+        stale.unlink(missing_ok=True)
     array[region] = values
     return _digest([values], array.dtype, region)
 

@@ -148,21 +148,26 @@ def overlapped(
     items: Sequence[Item], read: Callable[[Item], Given], compute: Callable[[Given], Found], write: Callable[[Item, Found], None]
 ) -> Iterator[Item]:
     """
-    Read, compute and write all items, in this order; yields each after its computation.
+    Read, compute and write all items, in this order; yields each once it is written.
 
     While one is computed, the next is read and the one before is written: three are in memory at most. What a reader or writer
     raises is raised here.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         coming: list[Future[Given]] = [reader.submit(read, item) for item in items[:1]]
-        written: Future[None] | None = None
+        leaving: list[tuple[Item, Future[None]]] = []
         for index, item in enumerate(items):
             given = coming.pop().result()
             coming += [reader.submit(read, following) for following in items[index + 1 : index + 2]]
             found = compute(given)
-            if written is not None:
-                written.result()
-            written = writer.submit(write, item, found)
-            yield item
-        if written is not None:
-            written.result()
+            yield from _written(leaving)
+            leaving.append((item, writer.submit(write, item, found)))
+        yield from _written(leaving)
+
+
+def _written(leaving: list[tuple[Item, Future[None]]]) -> Iterator[Item]:
+    """Waits until what is leaving is written."""
+    while leaving:
+        item, written = leaving.pop()
+        written.result()
+        yield item

@@ -1,5 +1,6 @@
 """Shards of a volume's raw results: who owns them, which are finished, and what was written."""
 
+import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -73,11 +74,11 @@ class Shards:
 
     def has(self, shard: Tile) -> bool:
         """Whether it was written with these networks, and still is as it was written."""
-        path = self._record(shard)
-        if not path.exists():
+        try:
+            found = read_json(self._record(shard))
+        except StoreError:  # there is none, or the machine stopped while it was written
             return False
-        found = read_json(path)
-        return found.get("of") == self._of() and found.get("digests") == self.stored(shard)
+        return found == {"digests": self.stored(shard)}
 
     def stored(self, shard: Tile) -> list[str]:
         """Digests of what the store holds, array by array; empty where it cannot be read."""
@@ -96,21 +97,21 @@ class Shards:
         for name, values in zip(volumes.RAW, results, strict=True):
             array = stores.get_array(self.group, name)
             digests.append(stores.write_file(array, stores.whole(array, shard.core), values))
-        write_json(self._record(shard), {"of": self._of(), "digests": digests})
+        write_json(self._record(shard), {"digests": digests})
 
     def digests(self, shards: Iterable[Tile]) -> dict[str, list[str]]:
         """What was written, by the shard's first voxel."""
         return {name_of(shard): read_json(self._record(shard))["digests"] for shard in shards}
 
     def count(self) -> int:
-        """How many are written, by all jobs."""
-        return len(list(self.folder.glob("*.json")))
+        """How many are written with these networks, by all jobs."""
+        return len(list(self.folder.glob(f"*.{self._of()}.json")))
 
     def _record(self, shard: Tile) -> Path:
-        return self.folder / f"{name_of(shard)}.json"
+        return self.folder / f"{name_of(shard)}.{self._of()}.json"
 
-    def _of(self) -> list[str]:
-        return [self.layout.instance, self.key]
+    def _of(self) -> str:
+        return hashlib.sha256(f"{self.layout.instance} {self.key}".encode()).hexdigest()[:16]
 
 
 def expect_complete(shards: Shards, manifests: Sequence[Path]) -> None:
