@@ -45,7 +45,7 @@ def failure(workflow):
 
 def test_too_few_calibration_units(fresh):
     write(fresh.folder, calibration={"guarantee": "crc", "block": 48})
-    assert "1 calibration image cannot promise 90 % coverage" in failure(fresh)
+    assert "1 calibration block cannot promise 90 % coverage" in failure(fresh)
 
 
 def test_a_missing_file_ends_before_any_job(fresh):
