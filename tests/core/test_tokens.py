@@ -6,7 +6,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from behindthenoise.core.clustering import fit_projection, fit_tokens
-from behindthenoise.core.tokens import UNASSIGNED, TokenModel, assign, draw_sample, embed
+from behindthenoise.core.tokens import UNASSIGNED, TokenModel, assign, draw_sample, embed, stored
 
 quick = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 
@@ -97,6 +97,13 @@ def test_tokens_are_numbered_by_rising_mean_intensity(seed):
     labels = assign(fit_tokens(points, intensity, 4, seed=0), points.T)
     means = [intensity[labels == token].mean() for token in range(1, 5)]
     assert means == sorted(means)
+
+
+def test_a_stored_embedding_keeps_what_is_masked_and_never_becomes_infinite():
+    kept = stored(np.array([np.nan, 0.123456, -1e9, 1e9], np.float32))
+    assert np.isnan(kept[0])
+    assert kept[1] == pytest.approx(0.123456, rel=2**-11)
+    assert (kept[2], kept[3]) == (-65504, 65504)
 
 
 def test_a_voxel_without_embedding_has_token_zero_and_its_neighbours_keep_theirs(ndim, random):

@@ -21,7 +21,8 @@ def values_of(shard, seed=0):
     """Results of a shard, in the order of `RAW`: a channel, and two components."""
     sizes = [part.stop - part.start for part in shard.core]
     random = np.random.default_rng([seed, *(part.start for part in shard.core)])
-    return [random.normal(size=(*lead, *sizes)).astype(np.float32) for lead in ((3, 1), (1,), (2,))]
+    leading = zip(((3, 1), (1,), (2,)), RAW.values(), strict=True)
+    return [random.normal(size=(*lead, *sizes)).astype(dtype) for lead, dtype in leading]
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Float16, Int, UInt8
 
 UNASSIGNED = 0
+STORED = np.float16  # of an embedding: finer than what seeds or members do to it, by far
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,15 @@ def embed(projection: Projection, latents: Sequence[Float[np.ndarray, " n latent
     return np.asarray(sum(parts) + projection.offset, dtype=np.float32)
 
 
+def stored(embedding: Float[np.ndarray, " *shape"]) -> Float16[np.ndarray, " *shape"]:
+    """The embedding as it is kept, where held-out voxels and volumes get their tokens from; what lies beyond its range at its end."""
+    largest = np.finfo(STORED).max
+    return np.asarray(np.clip(embedding, -largest, largest), dtype=STORED)
+
+
 def assign(model: TokenModel, embedding: Float[np.ndarray, " component *space"]) -> UInt8[np.ndarray, " *space"]:
     """Number of the nearest token of every voxel, from 1; 0 where the embedding is NaN (masked)."""
-    points = embedding.reshape(len(embedding), -1)
+    points = embedding.reshape(len(embedding), -1).astype(np.float32)
     nearness = model.centroids @ points - 0.5 * (model.centroids**2).sum(axis=1)[:, None]
     labels = (np.argmax(nearness, axis=0) + 1).astype(np.uint8)
     labels[_masked(points)] = UNASSIGNED

@@ -16,7 +16,8 @@ from behindthenoise.io.geometry import Geometry, coordinates, read_geometry
 from behindthenoise.io.stores import Cut
 
 STATISTICS = ("lower", "median", "upper", "width")
-RAW = ("quantiles", "spread", "embedding")  # what `infer` writes, before calibration
+# what `infer` writes, before calibration, and in which type
+RAW = {"quantiles": "float32", "spread": "float32", "embedding": "float16"}
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ def create_quantiles(path: Path, volume: Volume, core: Sequence[int], shard: Seq
     )
     leading = {"quantiles": (3, channels), "spread": (channels,), "embedding": (components,)}
     names = {"quantiles": ("quantile", "channel"), "spread": ("channel",), "embedding": ("component",)}
-    for name in RAW:
+    for name, dtype in RAW.items():
         shape, *cut = ((*leading[name], *edges) for edges in (volume.shape, core, shard))
-        stores.create_array(group, name, shape, dtype="float32", chunks=Cut(*cut), dims=(*names[name], *space))
+        stores.create_array(group, name, shape, dtype=dtype, chunks=Cut(*cut), dims=(*names[name], *space))
 
 
 @dataclass(frozen=True)

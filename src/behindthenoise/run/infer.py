@@ -17,7 +17,7 @@ from behindthenoise.core import inference, memory, tiling
 from behindthenoise.core.network import Network
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.tiling import Tile
-from behindthenoise.core.tokens import Projection
+from behindthenoise.core.tokens import Projection, stored
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import Countdown, file_digest, log, write_json
 from behindthenoise.run import models, shares
@@ -65,7 +65,7 @@ class Ensemble:
         region, channels = given.shard.core, len(given.noisy)
         leading: list[tuple[int, ...]] = [(3, channels), (channels,), (len(self.mapping.offset),)]
         size = tuple(part.stop - part.start for part in region)
-        found = tuple(np.full((*lead, *size), np.nan, np.float32) for lead in leading)
+        found = tuple(np.full((*lead, *size), np.nan, volumes.RAW[name]) for name, lead in zip(volumes.RAW, leading, strict=True))
         for tile in tiling.tiles(shape, self.core, self.halo, region):
             there = tiling.relative(tile.read, given.shard.read)
             mask = given.mask[there]
@@ -73,7 +73,7 @@ class Ensemble:
             if inside.any():
                 standardised = self.scale.standardise_noisy(given.noisy[(slice(None), *there)], mask, axis=0)
                 raw, deviation, embedding = inference.run_ensemble(self.networks, self.mapping, standardised, tile.margin)
-                values = self.scale.restore_clean(raw, axis=1), self.scale.stretch_clean(deviation, axis=0), embedding
+                values = self.scale.restore_clean(raw, axis=1), self.scale.stretch_clean(deviation, axis=0), stored(embedding)
                 for target, part in zip(found, values, strict=True):
                     target[stores.whole(target, tiling.relative(tile.core, region))] = np.where(inside, part, np.nan)
         return found

@@ -24,7 +24,7 @@ def run(spec: Spec, *, members: list[Path], projection: Path, tokens: Path, stor
     for block in stores.blocks(target):
         where = (*block[:2], slice(None), *block[2:])
         vectors = [np.moveaxis(np.asarray(array[where])[0, 0], 0, -1).reshape(-1, array.shape[2]) for array in latents]
-        embedding = tokenizing.embed(mapping, vectors).T
+        embedding = tokenizing.stored(tokenizing.embed(mapping, vectors)).T
         extent = [part.stop - part.start for part in block]
         target[block] = tokenizing.assign(model, np.ascontiguousarray(embedding)).reshape(extent)
     log(f"label: {len(model.centroids)} tokens, {shape[0]} images of {shape[1]} scans")
