@@ -21,8 +21,12 @@ scattergather:
     score=CONFIG.calibration.jobs,
 
 
+# on a cluster, not worth a job
 localrules:
     all,
+    wire,
+    sweep_wire,
+    plan,
 
 
 rule all:
@@ -30,6 +34,8 @@ rule all:
     input:
         f"{R}/report/report.html",
         expand(f"{R}/volumes/{{volume}}.ome.zarr/zarr.json", volume=VOLUMES),
+        expand(f"{R}/volumes/{{volume}}/regions/{{target}}.png", volume=VOLUMES, target=CONFIG.regions),
+        expand(f"{R}/volumes/{{volume}}/publish.json", volume=CONFIG.publish),
 
 
 include: "workflow/rules/data.smk"
@@ -37,10 +43,18 @@ include: "workflow/rules/ensemble.smk"
 include: "workflow/rules/calibration.smk"
 include: "workflow/rules/tokens.smk"
 include: "workflow/rules/volumes.smk"
+include: "workflow/rules/regions.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/sweep.smk"
 
 
 onsuccess:
-    if os.path.exists(f"{R}/report/report.html"):
-        print(f"The report is {os.path.abspath(R)}/report/report.html")
+    made = {file for job in workflow.dag.finished_jobs for file in job.output}
+    for what, file in {"report": f"{R}/report/report.html", "figure of the sweep": f"{R}/sweep/sweep.svg"}.items():
+        if file in made:
+            print(f"The {what} is {os.path.abspath(file)}")
+    try:
+        ledger.write(CONFIG, Path(R), Path(workflow.basedir))
+    except (BehindTheNoiseError, OSError) as problem:
+        # what was computed is none the worse for it
+        print(f"{R}/run.json cannot be written: {problem}")

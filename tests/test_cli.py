@@ -1,6 +1,8 @@
 import importlib
 import inspect
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +70,7 @@ def test_the_list_of_verbs_is_shown(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0
     assert all(stage.help in shown for name, stage in STAGES.items() if name != "plan")
-    assert all(f" {verb} " in shown for verb in (*ALONE, "plan", "verify"))
+    assert all(f" {verb} " in shown for verb in (*ALONE, "plan", "status", "verify"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -244,3 +246,16 @@ def test_the_program_exits_with_the_status(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("btn validate: error: config file ")
     assert "Traceback" not in done.stderr
+
+
+def test_who_interrupts_a_verb_gets_one_line_and_the_status_of_shells(tmp_path):
+    pipe = tmp_path / "config.yaml"
+    os.mkfifo(pipe)
+    # a shell may have started the tests with SIGINT ignored, which children inherit
+    heeding = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeding}; from behindthenoise.cli import main; sys.exit(main(['validate', {str(pipe)!r}]))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with pipe.open("w"):  # waits until the verb reads
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.decode(), err.decode()) == (130, "", "btn validate: interrupted\n")

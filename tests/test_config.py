@@ -16,7 +16,7 @@ REGIONS = {"train": {"x": [0, 0.4]}, "calibration": {"x": [0.5, 0.7]}, "test": {
 
 # what is written besides the pairs, and what the message must say: the key, the value, what is allowed
 WRONG = {
-    "unknown key": ({"netwrok": {}}, r"unknown key 'netwrok'; allowed here: dataset, pairs, .*network, .*inference, sweep$"),
+    "unknown key": ({"netwrok": {}}, r"unknown key 'netwrok'; allowed here: dataset, pairs, .*network, .*regions, sweep$"),
     "unknown nested key": (
         {"training": {"epochs": 3}},
         r"unknown key 'training\.epochs'; allowed here: quantiles, steps, .*threads$",
@@ -44,6 +44,18 @@ WRONG = {
     "empty support": (
         {"calibration": {"support": [5, 1]}},
         r"calibration\.support: support from 5 to 1 is empty; the second number must be larger, or null",
+    ),
+    "regions of nothing": (
+        {"regions": {"iron": {"channel": "Fe"}}},
+        r"regions\.iron: exactly one of above, below and widest is needed, not none",
+    ),
+    "regions of two things": (
+        {"regions": {"iron": {"channel": "Fe", "above": 1.0, "widest": 0.1}}},
+        r"regions\.iron: exactly one of above, below and widest is needed, not above, widest",
+    ),
+    "regions without a level": (
+        {"regions": {"iron": {"channel": "Fe", "above": 1.0, "level": 0.0}}},
+        r"regions\.iron\.level is 0\.0: input should be greater than 0",
     ),
     "shares above one": (
         {"split": {"train": 0.8, "calibration": 0.2, "test": 0.2}},
@@ -100,7 +112,7 @@ WRONG_PAIRS = {
     ),
     "unknown key of a source": (
         {"noisy": {"path": "a", "arrray": "b"}},
-        r"unknown key 'pairs\.noisy\.arrray'; allowed here: path, array, axes, channel_names, factor",
+        r"unknown key 'pairs\.noisy\.arrray'; allowed here: path, options, array, axes, channel_names, factor",
     ),
     "empty crop": ({"crop": {"y": [5, 5]}}, r"pairs\.crop: crop of y from 5 to 5 is empty; the second number must be larger"),
     "negative crop": ({"crop": {"y": [-2, 5]}}, r"pairs\.crop\.y\.0 is -2: input should be greater than or equal to 0"),
@@ -155,6 +167,35 @@ def test_a_source_that_does_not_exist_is_named(content, key, tmp_path, monkeypat
     with pytest.raises(ConfigError, match=rf"{key}\.path '.*' does not exist; give an existing file, folder or pattern"):
         parse(content)
     parse(content, check_files=False)
+
+
+DOUBLED = {
+    "two keys": ("seed: 1\nsize: 2\nseed: 3\n", r"key 'seed' is written 2 times, in lines 1, 3; keep one of each"),
+    "the same value": ("a: {b: 1,\n  b: 1}\n", r"key 'a\.b' is written 2 times, in lines 1, 2;"),
+    "two sections": ("a: {b: 1}\nc: 1\na: {d: 1}\n", r"key 'a' is written 2 times, in lines 1, 3;"),
+    "in a list": ("a:\n- {b: 1}\n- b: 1\n  'b': 2\n", r"key 'a\.1\.b' is written 2 times, in lines 3, 4;"),
+    "three times, and another": (
+        "a: 1\nb: 1\na: 1\na: 1\nb: 1",
+        r"'a' is written 3 times, in lines 1, 3, 4; key 'b' is written 2 ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), DOUBLED.values(), ids=DOUBLED)
+def test_a_key_that_is_written_twice_is_named_with_its_lines(text, message, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"config\.yaml: .*{message}"):
+        load(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: {b: 1}\nc: {b: 1}\n", "a: &x {b: 1}\nc: *x\nd: *x\n", "a: &x {b: 1}\nc: {<<: *x, b: 2}\n", "- a: 1\n- a: 1\n", ""],
+    ids=["two sections", "aliases", "merged", "list", "empty"],
+)
+def test_the_same_key_in_two_places_is_no_doubled_key(text, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    config.expect_each_key_once(tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize("content", [b"a: [1\n", b"a: b: c", b"\xff\xfe\x00", b"\x00"], ids=["bracket", "colon", "bytes", "zero"])

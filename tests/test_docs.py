@@ -60,6 +60,30 @@ def test_every_rule_has_a_log_a_benchmark_an_environment_and_a_specification():
                 assert trap not in text
 
 
+def test_profiles_name_rules_that_exist():
+    text = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    rules = set(re.findall(r"^rule (\w+):|^use rule \w+ as (\w+) with:", text, re.MULTILINE))
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    named = {*profile["set-resources"], *profile["groups"]}
+    assert {"train", "infer"} <= named <= {name for pair in rules for name in pair}
+    # what runs a network may take long, and shares its GPU with no other rule
+    networks = set(re.findall(r"^rule (\w+):(?:(?!^rule ).)*?gpu=1", text, re.MULTILINE | re.DOTALL))
+    assert networks == {"train", "predict", "infer"} <= set(profile["set-resources"])
+    assert not networks & set(profile["groups"])
+
+
+def test_no_rule_of_many_jobs_has_a_file_of_every_member_as_input():
+    """Snakemake looks at every input of every job at each start; a thousand jobs times a hundred members take long."""
+    found = set()
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for text in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+            inputs, outputs = re.split(r"^    output:", text, flags=re.MULTILINE)
+            if "{scatteritem}" in re.split(r"^    log:", outputs, flags=re.MULTILINE)[0]:
+                found.add(text.split(":")[0])
+                assert "of_members(" not in inputs
+    assert found == {"score", "infer"}
+
+
 def test_a_rule_that_reads_the_pairs_depends_on_what_is_in_them():
     """The split may change while weights stay bit for bit the same, and Snakemake compares small inputs by content."""
     found = 0

@@ -66,7 +66,16 @@ def test_the_schema_for_editors_is_that_of_the_config():
     assert stored == json.loads(json.dumps(schema())), "the config has changed; run `make fix`"
 
 
-@pytest.mark.parametrize("module", ["behindthenoise.config", "behindthenoise.stages", "behindthenoise.provenance"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "behindthenoise.config",
+        "behindthenoise.stages",
+        "behindthenoise.provenance",
+        "behindthenoise.run.ledger",
+        "behindthenoise.run.status",
+    ],
+)
 def test_what_the_snakefile_imports_loads_nothing_heavy(module):
     heavy = {"torch", "numpy", "scipy", "zarr", "dask", "xarray", "sklearn", "matplotlib"}
     code = f"import sys, {module}; print(*sorted({heavy!r} & set(sys.modules)))"

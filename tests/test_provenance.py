@@ -1,4 +1,5 @@
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ def package(tmp_path, monkeypatch):
 
 def forget():
     """A process reads each module once; here it is read again after an edit."""
-    provenance._tree.cache_clear()
-    provenance._imports.cache_clear()
-    provenance._code.cache_clear()
+    provenance.fingerprint.cache_clear()
+    provenance._facts.cache_clear()
+    provenance._remembered.cache_clear()
 
 
 def fingerprints():
@@ -115,3 +116,65 @@ def test_files_that_are_no_code_of_ours_do_not_count(package):
     (package / "core" / "unused.py").write_text("VALUE = 1\n")
     (package / "core" / "__pycache__").mkdir()
     assert fingerprints() == before
+
+
+@pytest.fixture
+def remembering(package, monkeypatch):
+    """A copy of the package whose analysis is kept on the disk."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    return package
+
+
+def test_what_was_found_before_is_not_found_again(remembering, monkeypatch):
+    before = fingerprints()
+    with monkeypatch.context() as broken:
+        broken.setattr(provenance, "_analysed", None)
+        assert fingerprints() == before
+        (remembering / "core/tokens.py").write_text("EDITED = 1\n")
+        with pytest.raises(TypeError, match="not callable"):
+            fingerprints()
+    assert fingerprints() != before
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"a": 1}', '{"a": [1, 2, 3]}', "\0"], ids=["empty", "list", "number", "three", "zero"]
+)
+def test_a_damaged_memory_costs_time_alone(remembering, text):
+    before = fingerprints()
+    assert provenance._memory().exists() and provenance._memory().is_relative_to(remembering)
+    provenance._memory().write_text(text)
+    assert fingerprints() == before
+
+
+def test_nothing_is_kept_where_python_may_not(package, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    fingerprints()
+    assert not provenance._memory().exists()
+
+
+def test_a_memory_that_has_grown_large_is_begun_anew(remembering, monkeypatch):
+    fingerprints()
+    monkeypatch.setattr(provenance, "MOST_REMEMBERED", 10)
+    before = provenance._memory().stat().st_size
+    (remembering / "core/tokens.py").write_text("EDITED = 1\n")
+    fingerprints()
+    assert provenance._memory().stat().st_size <= before
+
+
+def test_imports_and_docstrings_are_found_inside_of_any_statement():
+    openings = ("def f():", "try:\n    pass\nexcept E:", "match y:\n    case 1:", "if y:\n    pass\nelse:", "class C:", "with y:")
+    code = "x"
+    for opening in openings:
+        *before, last = opening.split("\n")
+        lines = ["'words'", "from behindthenoise.core import tiling", *code.split("\n")]
+        indent = " " * (len(last) - len(last.lstrip()) + 4)
+        code = "\n".join([*before, last, *(indent + line for line in lines)])
+    found = provenance._analysed(code.encode())
+    assert found.imports == ["core.tiling", "core"] * len(openings)
+    for index in range(len(openings)):
+        first, *parts = code.split("'words'")
+        other = first + "".join(("'other'" if place == index else "'words'") + part for place, part in enumerate(parts))
+        # outermost is the last opening; words alone in a branch are a statement, and no docstring
+        documents = openings[-1 - index].startswith(("def", "class"))
+        assert (provenance._analysed(other.encode()).code == found.code) == documents

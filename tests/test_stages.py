@@ -11,19 +11,27 @@ from behindthenoise.config import Config, SplitConfig, TrainingConfig, parse
 from behindthenoise.errors import ConfigError
 from behindthenoise.stages import STAGES, Spec, module_of, specification
 
-CONFIG = parse({"dataset": "some", "synthetic": {}, "volumes": {"large": {"synthetic": [96, 96]}}})
+CONFIG = parse(
+    {
+        "dataset": "some",
+        "synthetic": {},
+        "volumes": {"large": {"synthetic": [96, 96]}},
+        "regions": {"bright": {"channel": "channel 0", "above": 2.0}},
+        "publish": {"large": "copies/large.ome.zarr"},
+    }
+)
 # What the command line gives a stage besides files.
 EXTRAS = {
     "score": {"share": str},
     "infer": {"share": str},
     "wire": {"member": int},
-    "train": {"member": int, "memory_gb": float},
+    "train": {"member": int, "memory_gb": float, "members_per_gpu": int},
     "fetch": {"name": str},
 }
 
 
 def spec_of(stage):
-    return Spec.parse(specification(CONFIG, stage, volume="large"), stage)
+    return Spec.parse(specification(CONFIG, stage, volume="large", target="bright"), stage)
 
 
 def sections_read(stage):
@@ -56,7 +64,7 @@ def test_every_section_is_a_key_of_the_configuration(stage):
     for section in STAGES[stage].sections:
         kinds = [Config]
         for part in section.split("."):
-            if part == "{volume}":
+            if part.startswith("{"):
                 continue
             fields = next(kind.model_fields for kind in kinds if part in kind.model_fields)
             kinds = [kind for kind in stages_types(fields[part].annotation) if hasattr(kind, "model_fields")]
@@ -76,7 +84,7 @@ def test_a_specification_is_read_back_as_it_was(stage):
     content = CONFIG.model_dump(mode="json")
     for key, value in spec.sections.items():
         expected = content
-        for part in key.format(volume="large").split("."):
+        for part in key.format(volume="large", target="bright").split("."):
             expected = expected[part] if expected is not None else None
         assert value == expected
     assert spec.as_data() == {"code": spec.code, "config": spec.sections}
@@ -84,26 +92,42 @@ def test_a_specification_is_read_back_as_it_was(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_specification_is_one_line_that_does_not_change(stage):
-    text = specification(CONFIG, stage, volume="large")
+    text = specification(CONFIG, stage, volume="large", target="bright")
     assert "\n" not in text
-    assert text == specification(Config.model_validate(CONFIG.model_dump()), stage, volume="large")
+    assert text == specification(Config.model_validate(CONFIG.model_dump()), stage, volume="large", target="bright")
 
 
 def test_a_setting_changes_the_stages_that_read_it_and_no_others():
     changed = CONFIG.model_copy(update={"training": TrainingConfig(steps=601)})
-    found = {stage for stage in STAGES if specification(changed, stage, volume="x") != specification(CONFIG, stage, volume="x")}
+    found = {
+        stage
+        for stage in STAGES
+        if specification(changed, stage, volume="x", target="x") != specification(CONFIG, stage, volume="x", target="x")
+    }
     assert found == {"train", "gather", "sweep"}
 
 
-def test_the_memory_of_a_training_trains_nothing_again():
-    changed = CONFIG.model_copy(update={"training": TrainingConfig(memory_gb=0.1)})
-    found = {stage for stage in STAGES if specification(changed, stage, volume="x") != specification(CONFIG, stage, volume="x")}
-    assert found == {"check", "gather", "sweep"}, "Snakemake does not compare the check's"
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"memory_gb": 0.1}, {"check", "gather", "sweep"}),  # Snakemake does not compare the check's
+        ({"members_per_gpu": 4}, {"gather", "sweep"}),
+    ],
+    ids=["memory", "sharing"],
+)
+def test_where_the_patches_of_a_training_lie_trains_nothing_again(change, stages):
+    changed = CONFIG.model_copy(update={"training": TrainingConfig(**change)})
+    found = {
+        stage
+        for stage in STAGES
+        if specification(changed, stage, volume="x", target="x") != specification(CONFIG, stage, volume="x", target="x")
+    }
+    assert found == stages
 
 
 def test_every_other_setting_of_a_training_is_part_of_its_specification():
     read = {key.removeprefix("training.") for key in STAGES["train"].sections if key.startswith("training.")}
-    assert read == set(TrainingConfig.model_fields) - {"memory_gb"}
+    assert read == set(TrainingConfig.model_fields) - {"memory_gb", "members_per_gpu"}
     chosen = TrainingConfig(steps=7, turns=("y", "x"), normalisation="batch", quantiles=(0.1, 0.5, 0.8))
     text = specification(CONFIG.model_copy(update={"training": chosen}), "train")
     assert Spec.parse(text, "train").part("training", TrainingConfig) == chosen
@@ -112,7 +136,9 @@ def test_every_other_setting_of_a_training_is_part_of_its_specification():
 def test_a_setting_of_another_volume_changes_nothing():
     other = parse({**CONFIG.model_dump(mode="json"), "volumes": {"large": {"synthetic": [96, 96]}, "new": {"synthetic": [64, 64]}}})
     for stage in set(STAGES) - {"gather", "check"}:  # the report shows all volumes, the check is compared by nobody
-        assert specification(other, stage, volume="large") == specification(CONFIG, stage, volume="large")
+        assert specification(other, stage, volume="large", target="bright") == specification(
+            CONFIG, stage, volume="large", target="bright"
+        )
 
 
 def test_the_training_field_has_no_section_of_its_own():

@@ -33,6 +33,7 @@ CALIBRATE = (
 PLAN = "print what the volumes of a configuration will cost: tiles, memory, storage, time"
 APPLY = "calibrated intervals of new predictions, by thresholds of `btn calibrate`"
 LEVELS = "thresholds of every guarantee at every level, from the counted scores of `btn calibrate`"
+INTERRUPTED = 130  # what shells give to a program that SIGINT has ended
 FLOOR = "cqr-r, cqr-m, ensemble: least width to divide by; without it, a thousandth of the median predicted width"
 WEIGHT = "ensemble: weight of the spread beside the predicted width; choose it on training data. Default: 1."
 AXES = "'y x', 'z y x', 'image y x' or 'image z y x'; may be left out where the number of axes says it"
@@ -45,29 +46,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 for success, 1 where `verify` finds damage, 2 where the user can mend what went wrong; the message is on standard error.
+        0 for success, 1 where `verify` finds damage, 2 where the user can mend what went wrong, 130 where the user has interrupted
+        it; the message is on standard error.
     """
     given = sys.argv[1:] if arguments is None else arguments
     options = vars(_parser(in_workflow=any(word.split("=")[0] == "--spec" for word in given)).parse_args(given))
     verb = options.pop("verb")
     try:
-        if verb == "schema":
-            print(json.dumps(config.schema(), indent=2))
-        elif verb == "validate":
-            print(config.load(options["config"]).model_dump_json(indent=2))
-        elif verb == "draw":
-            _draw(**options)
-        elif "spec" in options:
-            _run_stage(verb, options)
-        elif verb == "plan":
-            print(importlib.import_module("behindthenoise.run.forecast").plan(options["config"]))
-        elif verb == "verify":
-            return _verify(options["results"])
-        else:
-            _run_alone(verb, options)
+        return _run(verb, options)
     except (BehindTheNoiseError, OSError) as problem:  # OSError: a full disk, a folder that cannot be written
         print(f"btn {verb}: error: {problem}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"btn {verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(verb: str, options: dict[str, Any]) -> int:
+    """Do what a verb says; 0, or 1 where `verify` finds damage."""
+    if verb == "schema":
+        print(json.dumps(config.schema(), indent=2))
+    elif verb == "validate":
+        print(config.load(options["config"]).model_dump_json(indent=2))
+    elif verb == "draw":
+        _draw(**options)
+    elif "spec" in options:
+        _run_stage(verb, options)
+    elif verb == "plan":
+        print(importlib.import_module("behindthenoise.run.forecast").plan(options["config"]))
+    elif verb == "status":
+        print(importlib.import_module("behindthenoise.run.status").status(options["config"]))
+    elif verb == "verify":
+        return _verify(options["results"])
+    else:
+        _run_alone(verb, options)
     return 0
 
 
@@ -136,6 +148,8 @@ def _parser(*, in_workflow: bool) -> argparse.ArgumentParser:
             verbs.add_parser(name, help=PLAN, description=PLAN).add_argument("config", type=Path)
         else:
             _add_stage(verbs.add_parser(name, help=stage.help, description=stage.help), name, stage)
+    status = verbs.add_parser("status", help="say how far a run is: jobs, disk, seconds, memory, what is left")
+    status.add_argument("config", type=Path, help="its configuration, in the folder where Snakemake runs")
     verify = verbs.add_parser("verify", help="say what is lost or damaged in a folder of results")
     verify.add_argument("results", type=Path, help="e.g. results/blobs")
     _add_apply(verbs.add_parser("apply", help=APPLY, description=APPLY))
@@ -200,6 +214,7 @@ def _add_stage(parser: argparse.ArgumentParser, name: str, stage: Stage) -> None
         parser.add_argument("--share", required=True, metavar="I-of-N", help="which share of the work, e.g. 1-of-4")
     if name == "train":
         parser.add_argument("--memory-gb", required=True, type=float, metavar="GB", help="memory for the pairs and patches")
+        parser.add_argument("--members-per-gpu", required=True, type=int, metavar="N", help="trainings that may share one GPU")
     if name in ("wire", "train"):
         parser.add_argument("--member", required=True, type=int, metavar="I", help="number of the member, from 0")
     if name == "fetch":

@@ -28,7 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from behindthenoise.errors import ConfigError
+from behindthenoise import remote
+from behindthenoise.errors import ConfigError, RemoteError
 
 Axis = Literal["image", "scan", "channel", "z", "y", "x"]
 Role = Literal["train", "calibration", "test"]
@@ -64,11 +65,61 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Source(Section):
+# `token: anon` is how some storage is told that nobody signs in
+SECRET = re.compile(r"secret|passw|token|credential|connection_string|account_key|(^|_)(key|sas)$", re.IGNORECASE)
+
+
+class Location(Section):
+    """A path on this machine or a URL."""
+
+    path: str
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="For a URL, what fsspec is told beside it, e.g. {anon: true} or {endpoint_url: ...}. It stands in records and "
+        "reports, so secrets do not belong here but in the environment, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_plain(cls, path: str) -> str:
+        if re.search(r"://[^/@]*:[^/@]*@", path):
+            raise ValueError("path holds a password; leave it out and put credentials into the environment")
+        path = path.removeprefix("file://")
+        return path.rstrip("/") if remote.is_url(path) else path
+
+    @field_validator("options")
+    @classmethod
+    def _options_hold_no_secret(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for key in _secrets(options):
+            raise ValueError(
+                f"option {key!r} is a secret, which would stand in records and reports; put it into the environment, for S3 "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a `profile` of your credentials file"
+            )
+        return options
+
+    @model_validator(mode="after")
+    def _options_belong_to_a_url(self) -> "Location":
+        if self.options and not remote.is_url(self.path):
+            raise ValueError(f"options {list(self.options)} belong to a URL, and {self.path!r} is a path on this machine")
+        return self
+
+
+def _secrets(options: dict[str, JsonValue]) -> Iterator[str]:
+    """Options, at any depth, that seem to be secrets."""
+    for key, value in options.items():
+        if isinstance(value, dict):
+            yield from _secrets(value)
+        elif isinstance(value, str) and SECRET.search(key) and value != "anon":
+            yield key
+
+
+class Source(Location):
     """One array in a file or a set of files."""
 
     path: str = Field(
-        description="File, folder or pattern: .zarr, .ome.zarr, .tif (one stack, or a pattern of slices), .h5, .npy, .npz."
+        description="File, folder or pattern: .zarr, .ome.zarr, .tif (one stack, or a pattern of slices), .h5, .npy, .npz; also a "
+        "URL that fsspec knows, e.g. s3://bucket/key.ome.zarr. Of a Zarr store at a URL only what is used is read, other files are "
+        "copied into TMPDIR. A change at a URL is seen by check sum or time, of a Zarr store by those of its metadata alone."
     )
     array: str | None = Field(
         default=None, description="Path of the array inside a Zarr, HDF5 or NPZ container; null where there is only one."
@@ -91,6 +142,8 @@ class Source(Section):
 
     def files(self) -> list[str]:
         """Existing paths that this source stands for, sorted by name; empty where there are none."""
+        if remote.is_url(self.path):
+            return [file.url for file in remote.found(self.path, self.options)]
         # a path that exists is meant as it is, also where its name holds brackets
         return [self.path] if Path(self.path).exists() else sorted(glob.glob(self.path))
 
@@ -99,6 +152,21 @@ class Source(Section):
 SourceOrPath = Annotated[
     Source,
     BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value, json_schema_input_type=Source | str),
+]
+
+
+class Target(Location):
+    """Where a finished volume is copied to."""
+
+    path: str = Field(
+        pattern=r"[^/]\.zarr/?$",
+        description="Folder or URL of the copy itself, e.g. s3://bucket/large.ome.zarr; nothing else may stand there.",
+    )
+
+
+TargetOrPath = Annotated[
+    Target,
+    BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value, json_schema_input_type=Target | str),
 ]
 
 
@@ -347,6 +415,11 @@ class TrainingConfig(Section):
         gt=0,
         description="Memory for the pairs and patches of one training; what is larger is read from disk batch by batch.",
     )
+    members_per_gpu: Int = Field(
+        default=1,
+        ge=1,
+        description="Trainings that share one GPU, where members are too small to fill it; prediction shares with none.",
+    )
     threads: Int = Field(default=1, ge=1, description="CPU threads of one training; part of what makes bits repeatable.")
 
     @field_validator("quantiles")
@@ -432,16 +505,49 @@ class CalibrationConfig(Section):
 class TokensConfig(Section):
     """How the latents are clustered."""
 
-    count: Int = Field(default=8, ge=2, le=255, description="Tokens.")
+    count: Annotated[Int, Field(ge=2, le=255)] | Literal["auto"] = Field(
+        default="auto",
+        description="Tokens. auto: as many as other seeds and both halves of the ensemble agree on, where neighbours share them.",
+    )
+    finest: Annotated[Int, Field(ge=2, le=255)] = Field(
+        default=12, description="Tokens of the finest level, which are joined step by step to `count`; never fewer than `count`."
+    )
+    classes: dict[Name, Annotated[tuple[Annotated[Int, Field(ge=1, le=255)], ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="Names for tokens, which join them: {crack: [3, 7], void: [1]}. Maps and tables follow; no network runs.",
+    )
     components: Int = Field(default=8, ge=1, le=16, description="Components of the stored embedding.")
-    sample: Int = Field(default=50_000, ge=100, description="Training voxels whose latents fit the projection and the tokens.")
+    sample: Int = Field(default=100_000, ge=100, description="Training voxels whose latents fit the projection and the tokens.")
     seed: Int = Field(default=0, ge=0, lt=2**32, description="Seed of the sample and of the clustering.")
 
     @model_validator(mode="after")
     def _sample_is_large_enough(self) -> "TokensConfig":
-        if self.count > self.sample:
-            raise ValueError(f"count {self.count} is more than the {self.sample} voxels of `sample`; ask for fewer tokens")
+        if max(self.least, self.finest) > self.sample:
+            raise ValueError(
+                f"{max(self.least, self.finest)} tokens are more than the {self.sample} voxels of `sample`; ask for fewer tokens"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _classes_are_disjoint(self) -> "TokensConfig":
+        owner: dict[int, str] = {}
+        for name, members in self.classes.items():
+            for token in members:
+                if token in owner:
+                    raise ValueError(f"token {token} is in the classes {owner[token]} and {name}; a token has one name")
+                if self.count != "auto" and token > self.count:
+                    raise ValueError(f"class {name} names token {token}, but count is {self.count}; name tokens from 1 to it")
+                owner[token] = name
+        return self
+
+    @property
+    def least(self) -> int:
+        """Tokens that there will be at least."""
+        return 2 if self.count == "auto" else self.count
+
+    def finest_of(self, voxels: int) -> int:
+        """Tokens of the finest level, where so many voxels are sampled."""
+        return min(max(self.least, self.finest), voxels)
 
 
 class InferenceConfig(Section):
@@ -477,6 +583,28 @@ class InferenceConfig(Section):
         return None if self.tile == "auto" else self.tile
 
 
+class RegionConfig(Section):
+    """Regions worth a second measurement: where the true value lies beyond a limit, or where intervals are widest."""
+
+    channel: str = Field(description="Channel to look at, by name.")
+    above: Real | None = Field(default=None, description="Mark where the true value is larger than this, in pairs.value_unit.")
+    below: Real | None = Field(default=None, description="Mark where the true value is smaller than this.")
+    widest: Fractional | None = Field(
+        default=None, description="Mark this share of the area, where intervals are widest, whatever the value, e.g. 0.01."
+    )
+    level: Fractional = Field(
+        default=0.1, description="above, below: share of the marked area that may be false, in expectation; widest: not used."
+    )
+    smallest: Int = Field(default=9, ge=1, description="Voxels of the smallest region that is listed; smaller ones are left out.")
+
+    @model_validator(mode="after")
+    def _asks_for_one_thing(self) -> "RegionConfig":
+        asked = [name for name in ("above", "below", "widest") if getattr(self, name) is not None]
+        if len(asked) != 1:
+            raise ValueError(f"exactly one of above, below and widest is needed, not {', '.join(asked) or 'none'}")
+        return self
+
+
 @dataclass(frozen=True)
 class Point:
     """One setting of a sweep: sections in which the swept keys have one of their values."""
@@ -486,7 +614,7 @@ class Point:
 
 
 # What is no property of a network: where its patches lie, how fast it trains, and the units that all points are judged on.
-UNSWEPT = ("border_weight", "memory_gb", "patch", "quantiles", "threads", "validation")
+UNSWEPT = ("border_weight", "members_per_gpu", "memory_gb", "patch", "quantiles", "threads", "validation")
 
 
 def _swept_keys(section: type[Section]) -> list[str]:
@@ -611,6 +739,11 @@ class Config(Section):
     volumes: dict[Name, VolumeOrPath] = Field(
         default_factory=dict, description="Fields and volumes to denoise besides the training field itself."
     )
+    publish: dict[Name, TargetOrPath] = Field(
+        default_factory=dict,
+        description="Finished volumes to copy elsewhere, by name, e.g. {large: s3://bucket/large.ome.zarr}; `field` is that of the "
+        "pairs.",
+    )
     split: SplitConfig = Field(default_factory=SplitConfig, description="Train, calibration, test.")
     network: NetworkConfig = Field(default_factory=NetworkConfig, description="The random networks.")
     ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig, description="The ensemble.")
@@ -618,6 +751,11 @@ class Config(Section):
     calibration: CalibrationConfig = Field(default_factory=CalibrationConfig, description="Calibration.")
     tokens: TokensConfig = Field(default_factory=TokensConfig, description="Tokens.")
     inference: InferenceConfig = Field(default_factory=InferenceConfig, description="Inference.")
+    regions: dict[Name, RegionConfig] = Field(
+        default_factory=dict,
+        description="Lists of regions of every volume, by name, e.g. {iron: {channel: Fe, above: 0.25}, "
+        "unsure: {channel: Fe, widest: 0.01}}.",
+    )
     sweep: SweepConfig = Field(default_factory=SweepConfig, description="What `snakemake sweep` compares.")
 
     @model_validator(mode="after")
@@ -640,6 +778,19 @@ class Config(Section):
                 f"split.gap {gap} is smaller than the receptive field of {field} voxels (2 network.radius_max + 1), so training "
                 "and calibration would share voxels; use auto, a wider gap or a smaller network.radius_max"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _published_volumes_exist(self) -> "Config":
+        for name in self.publish:
+            if name != "field" and name not in self.volumes:
+                raise ValueError(
+                    f"publish names the volume {name!r}, which does not exist; there are {', '.join(['field', *self.volumes])}"
+                )
+        paths = [target.path.rstrip("/") for target in self.publish.values()]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"publish copies several volumes to {path!r}; give each a place of its own")
         return self
 
     @model_validator(mode="after")
@@ -679,7 +830,46 @@ def load(path: str | Path) -> Config:
         content = yaml.safe_load(Path(path).read_text())
     except (OSError, ValueError, yaml.YAMLError) as problem:
         raise ConfigError(f"config file {str(path)!r} cannot be read: {problem}") from problem
+    expect_each_key_once(path)
     return parse(content, origin=str(path))
+
+
+def expect_each_key_once(path: str | Path) -> None:
+    """
+    Nothing, if no mapping in a file of valid YAML has a key twice: of two values, YAML would silently take the later one.
+
+    Raises
+    ------
+    ConfigError
+        Names each doubled key with its lines.
+    """
+    root = yaml.compose(Path(path).read_text(), Loader=yaml.SafeLoader)
+    wrong = [
+        f"key {key!r} is written {len(lines)} times, in lines {', '.join(map(str, lines))}"
+        for key, lines in _lines_of_keys(root).items()
+        if len(lines) > 1
+    ]
+    if wrong:
+        raise ConfigError(f"{path}: {'; '.join(wrong)}; keep one of each")
+
+
+def _lines_of_keys(root: yaml.Node | None) -> dict[str, list[int]]:
+    """Lines, from 1, in which each dotted key of a document stands; what an alias repeats counts once."""
+    found: dict[str, list[int]] = {}
+    seen: set[int] = set()
+    waiting = [("", root)]
+    while waiting:
+        above, node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(f"{above}{index}.", inner) for index, inner in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            for key, inner in node.value:
+                found.setdefault(f"{above}{key.value}", []).append(key.start_mark.line + 1)
+                waiting.append((f"{above}{key.value}.", inner))
+    return found
 
 
 def parse(content: object, *, origin: str = "config", check_files: bool = True) -> Config:
@@ -706,10 +896,29 @@ def parse(content: object, *, origin: str = "config", check_files: bool = True) 
         lines = [describe(error, Config) for error in problem.errors()]
         raise ConfigError(f"{origin}: " + "; ".join(dict.fromkeys(lines))) from None
     if check_files:
-        for key, source in config.sources():
-            if not source.files():
-                raise ConfigError(f"{origin}: {key}.path {source.path!r} does not exist; give an existing file, folder or pattern")
+        try:
+            _expect_places(config, origin)
+        except RemoteError as problem:
+            raise ConfigError(f"{origin}: {problem}") from problem
     return config
+
+
+def _expect_places(config: Config, origin: str) -> None:
+    """
+    Nothing, if every source is there, and places to publish to can be reached and hold nothing else.
+
+    Raises
+    ------
+    ConfigError
+        Names the source that is missing.
+    RemoteError
+        If a URL cannot be reached, or something else stands at one.
+    """
+    for key, source in config.sources():
+        if not source.files():
+            raise ConfigError(f"{origin}: {key}.path {source.path!r} does not exist; give an existing file, folder or pattern")
+    for target in config.publish.values():
+        remote.expect_ours(remote.place(target.path, target.options))
 
 
 def describe(error: Any, model: type[BaseModel]) -> str:

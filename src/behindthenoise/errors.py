@@ -13,6 +13,10 @@ class SourceError(BehindTheNoiseError):
     """A source file is missing, unreadable, or its arrays do not fit together."""
 
 
+class RemoteError(BehindTheNoiseError):
+    """A URL cannot be reached, or holds something else than it should."""
+
+
 class SplitError(BehindTheNoiseError):
     """Training, calibration and test data cannot be kept apart as asked."""
 

@@ -7,15 +7,31 @@ carry settings to the code. Not seen: imports at run time, other packages' versi
 
 import ast
 import hashlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 PACKAGE = "behindthenoise"
 ROOT = Path(__file__).parent
 # what these hold reaches a stage as values in its specification, or not at all
 CARRIERS = {"config", "errors", "stages", "provenance", "cli"}
+MOST_REMEMBERED = 2000  # sources; a package that is edited leaves many
 
 
+class Facts(NamedTuple):
+    """What counts of a module: a digest of its code without comments, docstrings and formatting, and what it imports of us."""
+
+    code: str
+    imports: list[str]
+
+
+@cache
 def fingerprint(module: str) -> str:
     """
     Digest of the code of a module of this package, of all that it imports from the package, and of templates beside them.
@@ -25,9 +41,13 @@ def fingerprint(module: str) -> str:
     module
         Dotted name within the package, e.g. `run.train`.
     """
+    known = _remembered()
+    before = len(known)
     names = sorted(_closure(module))
-    templates = sorted({path for name in names for path in _path(name).parent.glob("*.j2")})
-    text = "".join(f"{name}\n{_code(name)}\n" for name in names) + "".join(path.read_text() for path in templates)
+    if len(known) > before:
+        _remember(known)
+    templates = sorted(path for folder in {_path(name).parent for name in names} for path in folder.glob("*.j2"))
+    text = "".join(f"{name} {_facts(name).code}\n" for name in names) + "".join(path.read_text() for path in templates)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -40,13 +60,8 @@ def _closure(module: str) -> set[str]:
         if name in found or name.split(".")[0] in CARRIERS:
             continue
         found.add(name)
-        waiting += _imports(name)
+        waiting += [imported for imported in _facts(name).imports if _path(imported).exists()]
     return found
-
-
-@cache
-def _tree(module: str) -> ast.Module:
-    return ast.parse(_path(module).read_text())
 
 
 def _path(module: str) -> Path:
@@ -55,27 +70,62 @@ def _path(module: str) -> Path:
 
 
 @cache
-def _imports(module: str) -> tuple[str, ...]:
-    """Modules of this package that a module names in its import statements."""
-    names: list[str] = []
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == PACKAGE:
+def _facts(module: str) -> Facts:
+    """Facts of a module; those of sources that were read before are remembered, as analysing them all takes a second."""
+    source = _path(module).read_bytes()
+    key = hashlib.sha256(source).hexdigest()
+    known = _remembered()
+    if key not in known:
+        known[key] = _analysed(source)
+    return known[key]
+
+
+def _analysed(source: bytes) -> Facts:
+    tree = ast.parse(source)
+    imports: list[str] = []
+    for node in (tree, *_statements(tree.body)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == PACKAGE:
             base = node.module.removeprefix(PACKAGE).lstrip(".")
-            names += [name for alias in node.names if (name := f"{base}.{alias.name}".lstrip(".")) and _path(name).exists()]
-            names += [base] if base else []
+            # what is named may be a module, or something inside one
+            imports += [f"{base}.{alias.name}".lstrip(".") for alias in node.names] + [base] * bool(base)
         elif isinstance(node, ast.Import):
-            names += [alias.name.removeprefix(f"{PACKAGE}.") for alias in node.names if alias.name.startswith(f"{PACKAGE}.")]
-    return tuple(names)
+            imports += [alias.name.removeprefix(f"{PACKAGE}.") for alias in node.names if alias.name.startswith(f"{PACKAGE}.")]
+    return Facts(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports)
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """All statements, also inside others; expressions hold none, and are most of a tree."""
+    for statement in body:
+        yield statement
+        for part in (statement, *getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
+            for field in ("body", "orelse", "finalbody"):
+                yield from _statements(getattr(part, field, []))
+
+
+def _memory() -> Path:
+    """Where facts are remembered: where Python keeps its own analysis of modules, apart for each of its versions."""
+    return Path(importlib.util.cache_from_source(str(ROOT / "fingerprints.py"))).with_suffix(".json")
 
 
 @cache
-def _code(module: str) -> str:
-    """The code of a module without comments, docstrings and formatting."""
-    tree = _tree(module)  # what is taken away here holds no import
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and ast.get_docstring(node) is not None
-        ):
-            node.body = node.body[1:]
-    return ast.dump(tree)
+def _remembered() -> dict[str, Facts]:
+    """Facts by digests of sources."""
+    try:
+        known = {key: Facts(code, list(imports)) for key, (code, imports) in json.loads(_memory().read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # nothing, or nothing usable: all is found again
+        return {}
+    return known if len(known) < MOST_REMEMBERED else {}
+
+
+def _remember(known: dict[str, Facts]) -> None:
+    """Keep facts for the next start, where Python may keep things."""
+    if sys.dont_write_bytecode:
+        return
+    partial = _memory().with_suffix(f".{os.getpid()}.partial")
+    with suppress(OSError):  # a folder that cannot be written costs time alone
+        partial.parent.mkdir(exist_ok=True)
+        partial.write_text(json.dumps(known))
+        os.replace(partial, _memory())

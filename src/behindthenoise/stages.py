@@ -6,6 +6,7 @@ This table is all that Snakemake and the command line share. It imports nothing 
 
 import json
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,8 +18,8 @@ from behindthenoise.provenance import fingerprint
 Value = TypeVar("Value")
 VOLUME = "volumes.{volume}"
 TILES = ("inference.tile", "inference.memory_gb")
-# what a training's result depends on; its memory decides only where the patches lie
-TRAINING = tuple(f"training.{key}" for key in TrainingConfig.model_fields if key != "memory_gb")
+# what a training's result depends on; its memory and its place decide only where the patches lie
+TRAINING = tuple(f"training.{key}" for key in TrainingConfig.model_fields if key not in ("memory_gb", "members_per_gpu"))
 # what thresholds depend on; the number of jobs is none of it
 CALIBRATION = tuple(f"calibration.{key}" for key in CalibrationConfig.model_fields if key != "jobs")
 
@@ -63,7 +64,7 @@ STAGES: dict[str, Stage] = {
     "check": Stage(
         "refuse what would fail later: too few calibration units, tiles that do not fit",
         (
-            *("calibration", "inference", "tokens.components", "tokens.count", "volumes"),
+            *("calibration", "inference", "regions", "tokens.components", "tokens.count", "volumes"),
             *("training.batch", "training.patch", "training.memory_gb"),
         ),
         ("pairs", "graph"),
@@ -113,10 +114,10 @@ STAGES: dict[str, Stage] = {
     ),
     "tokenize": Stage(
         "cluster the embedded sample into tokens",
-        ("tokens.count", "tokens.seed"),
-        ("projection", "tokens"),
+        ("tokens.count", "tokens.finest", "tokens.seed"),
+        ("projection", "tokens", "stability", "table"),
         ("latents",),
-        makes=("tokens",),
+        makes=("tokens", "stability", "table"),
     ),
     "label": Stage(
         "find the token of every held-out voxel",
@@ -146,9 +147,34 @@ STAGES: dict[str, Stage] = {
     ),
     "finish": Stage(
         "calibrated intervals, tokens and pyramid of one volume",
-        ("calibration.support", "inference.spread", "inference.relative_error"),
+        ("calibration.support", "inference.spread", "inference.relative_error", "tokens.classes"),
         ("volume", "quantiles", "thresholds", "tokens", "store", "manifest"),
         ("jobs",),
+        makes=("manifest",),
+    ),
+    "describe": Stage(
+        "say what the tokens and classes of one volume are made of, and list the connected regions of each class",
+        ("tokens.classes",),
+        ("finished", "known", "coverage", "folder", "manifest"),
+        makes=("manifest",),
+    ),
+    "regions": Stage(
+        "list the regions of one volume where a value is beyond a limit, or intervals are widest, and how sure that is",
+        ("regions.{target}", "calibration.support", "inference.relative_error"),
+        ("pairs", "heldout", "labels", "rules", "thresholds", "finished", "store", "manifest", "table", "outlines", "view"),
+        makes=("manifest", "table", "outlines", "view"),
+    ),
+    "overlay": Stage(
+        "draw the regions of one volume over its median",
+        (),
+        ("regions", "view", "picture"),
+        module="report.regions",
+        makes=("picture",),
+    ),
+    "publish": Stage(
+        "copy one finished volume to another folder or URL",
+        ("publish.{volume}", "dataset"),
+        ("store", "manifest"),
         makes=("manifest",),
     ),
     "compare": Stage(
@@ -159,10 +185,10 @@ STAGES: dict[str, Stage] = {
     ),
     "gather": Stage(
         "collect the tables, facts and slices that the report shows",
-        # what a sweep tries says nothing about this ensemble
-        tuple(key for key in Config.model_fields if key != "sweep"),
-        ("pairs", "evaluation", "certificate", "content"),
-        ("volumes", "shifts", "records", "graphs"),
+        # what a sweep tries says nothing about this ensemble, nor does where volumes are copied to
+        tuple(key for key in Config.model_fields if key not in ("sweep", "publish")),
+        ("pairs", "evaluation", "certificate", "stability", "content"),
+        ("volumes", "shifts", "descriptions", "records", "graphs"),
         makes=("content",),
     ),
     "report": Stage("draw the figures and the page", (), ("content", "slices", "page"), module="report.report", makes=("page",)),
@@ -231,7 +257,7 @@ class Spec:
             )
         return cls(code, sections)
 
-    def get(self, key: str, kind: type[Value]) -> Value:
+    def get(self, key: str, kind: type[Value] | GenericAlias) -> Value:
         """
         One section, checked and typed.
 

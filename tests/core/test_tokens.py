@@ -1,12 +1,28 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score
 
-from behindthenoise.core.clustering import fit_projection, fit_tokens
-from behindthenoise.core.tokens import UNASSIGNED, TokenModel, assign, draw_sample, embed, stored
+from behindthenoise.core import tokens
+from behindthenoise.core.clustering import (
+    Sampled,
+    Stability,
+    choose_count,
+    diffusion,
+    fit_projection,
+    fit_tree,
+    join,
+    model_of,
+    stability,
+    token_stability,
+    verdict,
+)
+from behindthenoise.core.tokens import UNASSIGNED, TokenModel, assign, draw_sample, embed, nearest, novelty, stored
 
 quick = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 
@@ -34,11 +50,11 @@ def blobs(seed, count=4, size=400, components=3):
 
 @given(members(), st.integers(1, 6))
 @quick
-def test_the_projection_is_block_scaling_then_components_then_half_whitening(latents, components):
+def test_the_projection_is_block_scaling_then_principal_components(latents, components):
     components = min(components, latents[0].shape[1] * len(latents))
     blocks = [(z - z.mean(0)) / np.sqrt(z.astype(np.float64).var(0).sum()) for z in (part.astype(np.float64) for part in latents)]
     analysis = PCA(components, svd_solver="full").fit(np.concatenate(blocks, axis=1))
-    expected = analysis.transform(np.concatenate(blocks, axis=1)) / analysis.explained_variance_**0.25
+    expected = analysis.transform(np.concatenate(blocks, axis=1))
     projection, explained = fit_projection(latents, components)
     found = embed(projection, latents)
     # the sign of a component is free; sklearn's two solvers may choose it differently
@@ -72,31 +88,159 @@ def test_a_member_that_is_constant_adds_nothing(random):
     np.testing.assert_allclose(embed(projection, [living, dead]), embed(alone, [living]), atol=1e-4)
 
 
-@pytest.mark.parametrize(("seed", "count"), [(0, 2), (1, 4), (2, 6)])
-def test_a_voxel_has_the_token_that_kmeans_predicts(seed, count):
-    points, _ = blobs(seed)
+@given(st.integers(0, 2**31), st.integers(1, 255), st.integers(1, 5), st.integers(1, 3))
+@quick
+def test_a_voxel_has_the_finest_token_whose_centroid_is_nearest(seed, count, components, ndim):
     random = np.random.default_rng(seed)
-    model = fit_tokens(points, random.normal(size=len(points)).astype(np.float32), count, seed=3)
-    clusters = KMeans(count, n_init=10, random_state=3).fit(points)
-    number = {tuple(np.float32(centre)): index for index, centre in enumerate(model.centroids, start=1)}
-    assert len(number) == count
-    new = (20 * random.normal(size=(500, points.shape[1]))).astype(np.float32)
-    expected = [number[tuple(np.float32(clusters.cluster_centers_[cluster]))] for cluster in clusters.predict(new)]
-    found = assign(model, new.T.reshape(-1, 20, 25))
-    distances = np.sort(((new[:, None] - model.centroids) ** 2).sum(-1), axis=1)
-    clear = distances[:, 1] - distances[:, 0] > 1e-3
-    assert clear.mean() > 0.9
-    np.testing.assert_array_equal(found.reshape(-1)[clear], np.array(expected)[clear])
+    model = TokenModel.of_centroids(random.normal(size=(count, components)))
+    embedding = random.normal(size=(components, *[7] * ndim)).astype(np.float32)
+    gaps = ((embedding[:, None] - model.tree.centroids.T.reshape(components, count, *[1] * ndim)) ** 2).sum(axis=0)
+    finest, distances = nearest(model.tree, embedding)
+    chosen = np.take_along_axis(gaps, finest[None].astype(int) - 1, axis=0)[0]
+    np.testing.assert_allclose(chosen, gaps.min(axis=0), atol=1e-5)
+    np.testing.assert_allclose(distances, gaps.min(axis=0), atol=1e-5)
+    np.testing.assert_array_equal(assign(model, embedding), finest)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_tokens_are_numbered_by_rising_mean_intensity(seed):
-    points, cluster = blobs(seed)
-    levels = np.random.default_rng(seed).permutation(4)
-    intensity = (levels[cluster] + 0.1 * np.random.default_rng(seed).normal(size=len(points))).astype(np.float32)
-    labels = assign(fit_tokens(points, intensity, 4, seed=0), points.T)
-    means = [intensity[labels == token].mean() for token in range(1, 5)]
-    assert means == sorted(means)
+def test_pieces_change_no_token(random, monkeypatch):
+    model, embedding = TokenModel.of_centroids(random.normal(size=(9, 3))), random.normal(size=(3, 50, 60)).astype(np.float32)
+    whole = nearest(model.tree, embedding)
+    monkeypatch.setattr(tokens, "PIECE", 7)
+    for found, expected in zip(nearest(model.tree, embedding), whole, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def striped(seed):
+    """
+    Two materials of one mean: an even one, and one of bright and dark stripes; a third is far from both.
+
+    Each voxel's latent is its noisy level. Returns the levels, the truth, and the sample.
+    """
+    random = np.random.default_rng(seed)
+    truth = np.zeros((6, 40, 60), int)
+    truth[:, :, 20:40], truth[:, :, 40:] = 1, 2
+    stripes = np.where(np.arange(60) // 2 % 2, 1.0, -1.0)
+    level = np.choose(truth, [np.zeros(60), stripes, np.full(60, 5.0)]) + 0.1 * random.normal(size=truth.shape)
+    return level.astype(np.float32), truth, draw_sample(np.ones(truth.shape, bool), 6000, seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tokens_that_take_turns_in_a_texture_are_joined_before_even_ones(seed):
+    level, truth, drawn = striped(seed)
+    points = level.ravel()[drawn.voxels, None]
+    tree = fit_tree(points, drawn.pairs, points[:, 0], 8, seed)
+    found = assign(model_of(tree, 3, points), level.reshape(1, -1))
+    by_level = KMeans(3, n_init=5, random_state=seed).fit_predict(level.reshape(-1, 1))
+    assert adjusted_rand_score(truth.ravel(), found) > 0.95
+    assert adjusted_rand_score(truth.ravel(), by_level) < 0.8
+
+
+@given(st.integers(0, 2**31), st.integers(2, 12))
+@quick
+def test_levels_are_nested_and_numbered_by_rising_mean_intensity(seed, finest):
+    points, _ = blobs(seed % 1000, size=200)
+    intensity = np.random.default_rng(seed).normal(size=200)
+    pairs = np.random.default_rng(seed).integers(200, size=(500, 2))
+    tree = fit_tree(points, pairs, intensity, finest, seed=0)
+    assert tree.levels.shape == (finest, finest)
+    assert tree.sizes.sum() == 200
+    own = nearest(tree, points.T)[0].astype(int) - 1
+    for count, row in enumerate(tree.levels, start=1):
+        assert set(row) == set(range(1, count + 1))
+        means = [intensity[row[own] == token].mean() for token in range(1, count + 1)]
+        assert means == sorted(means)
+    for coarse, fine in itertools.pairwise(tree.levels):
+        assert len(set(zip(coarse, fine, strict=True))) == fine.max(), "a token lies in one token of the coarser level"
+
+
+@given(st.integers(0, 2**31), st.integers(2, 10))
+@quick
+def test_ward_joins_what_adds_least_to_the_variance(seed, count):
+    random = np.random.default_rng(seed)
+    points, weights = random.normal(size=(count, 3)), random.uniform(0.5, 3, count)
+
+    def scatter(partition):
+        return sum(
+            weights[partition == part]
+            @ (
+                (points[partition == part] - np.average(points[partition == part], axis=0, weights=weights[partition == part])) ** 2
+            ).sum(1)
+            for part in set(partition)
+        )
+
+    rows = join(points, weights)
+    for coarse, fine in itertools.pairwise(rows):
+        options = [np.where(fine == one, other, fine) for one, other in itertools.combinations(sorted(set(fine)), 2)]
+        assert scatter(coarse) == pytest.approx(min(map(scatter, options)))
+
+
+def test_memory_is_what_neighbours_share():
+    labels = np.repeat([0, 1], 500)
+    alone = np.stack([np.arange(999), np.arange(1, 1000)], axis=1)
+    _, memory = diffusion(labels, alone, 2)
+    assert memory == pytest.approx([1, 1], abs=0.01)
+    random = np.random.default_rng(0)
+    _, mixed = diffusion(labels, random.integers(1000, size=(20000, 2)), 2)
+    assert mixed == pytest.approx([1, 0], abs=0.03)
+
+
+def agreement(seeds, halves, others=None):
+    none = np.full(len(seeds), np.nan)
+    others = np.ones((1, len(seeds), 1)) if others is None else others
+    return Stability(np.array(seeds, float), np.array(halves, float), none, others.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "halves", "memory", "count"),
+    [
+        ([1, 0.99, 0.98, 0.97, 0.5], [1, 0.95, 0.95, 0.92, 0.4], [1, 0.9, 0.8, 0.4, 0.3], 3),
+        ([1, 0.99, 0.98, 0.97, 0.5], [1, 0.95, 0.6, 0.92, 0.4], [1, 0.9, 0.8, 0.4, 0.3], 4),
+        ([1, 0.5, 0.6, 0.4], [1, 0.3, 0.7, 0.8], [1, 0.9, 0.8, 0.1], 3),
+        ([1, 0.95, 0.2], [1, np.nan, np.nan], [1, 0.5, 0.1], 2),
+    ],
+)
+def test_the_count_is_where_the_memory_falls_most_of_those_that_are_agreed_on(seeds, halves, memory, count):
+    assert choose_count(agreement(seeds, halves), np.array(memory)) == count
+
+
+def test_the_stability_of_a_token_is_its_jaccard_index_with_the_most_similar_one():
+    own = np.repeat(np.array([1, 2, 3], np.uint8), [60, 30, 10])
+    same = np.choose(own - 1, [2, 3, 1])
+    split = own.copy()
+    split[:30] = 2
+    others = np.stack([np.stack([np.ones(100, int), np.ones(100, int), other]) for other in (same, split)])
+    found = token_stability(agreement([1, 1, 1], [1, 1, 1], others), own, 3)
+    np.testing.assert_allclose(found, [(1 + 0.5) / 2, (1 + 0.5) / 2, 1])
+    assert [verdict(value) for value in (0.8, 0.6, 0.3)] == ["found again", "unsure", "dissolves: noise, or part of another token"]
+
+
+def test_halves_agree_on_what_is_there_and_not_on_noise():
+    level, _, drawn = striped(0)
+    random = np.random.default_rng(1)
+    clear = [(sign * level.ravel()[drawn.voxels, None]).astype(np.float32) for sign in (1, -2, 3, 1)]
+    noise = [random.normal(size=(drawn.voxels.size, 2)).astype(np.float32) for _ in range(4)]
+    agreed = []
+    for latents in (clear, noise):
+        sampled = Sampled(latents, drawn.pairs, level.ravel()[drawn.voxels])
+        mapping, _ = fit_projection(latents, 2)
+        points = embed(mapping, latents)
+        tree = fit_tree(points, drawn.pairs, sampled.intensity, 8, 0)
+        agreed.append(stability(sampled, tree, 2, 0).halves[2])
+    assert agreed[0] > 0.95
+    assert agreed[1] < 0.3
+
+
+def test_one_in_a_hundred_of_what_is_not_new_is_beyond_a_novelty_of_99_percent():
+    random = np.random.default_rng(0)
+    points = random.normal(size=(20000, 2)).astype(np.float32)
+    tree = TokenModel.of_centroids(np.array([[-1.0, 0], [1, 0]])).tree
+    model = model_of(tree, 2, points[:10000])
+    finest, distances = nearest(tree, points[10000:].T)
+    found = novelty(model, finest, distances)
+    assert (found > 0.99).mean() == pytest.approx(0.01, abs=0.004)
+    far, gap = nearest(tree, np.array([[9.0], [9]], np.float32))
+    assert novelty(model, far, gap)[0] > 0.999
+    assert np.isnan(novelty(model, np.zeros(1, np.uint8), np.full(1, np.nan, np.float32)))[0]
 
 
 def test_a_stored_embedding_keeps_what_is_masked_and_never_becomes_infinite():
@@ -107,7 +251,7 @@ def test_a_stored_embedding_keeps_what_is_masked_and_never_becomes_infinite():
 
 
 def test_a_voxel_without_embedding_has_token_zero_and_its_neighbours_keep_theirs(ndim, random):
-    model = TokenModel(random.normal(size=(5, 3)).astype(np.float32))
+    model = TokenModel.of_centroids(random.normal(size=(5, 3)).astype(np.float32))
     embedding = random.normal(size=(3, *[6] * ndim)).astype(np.float32)
     whole = assign(model, embedding)
     masked = random.random([6] * ndim) < 0.3
@@ -118,7 +262,7 @@ def test_a_voxel_without_embedding_has_token_zero_and_its_neighbours_keep_theirs
 
 
 def test_as_many_tokens_as_a_byte_can_number(random):
-    model = TokenModel(np.arange(255, dtype=np.float32)[:, None])
+    model = TokenModel.of_centroids(np.arange(255, dtype=np.float32)[:, None])
     np.testing.assert_array_equal(assign(model, np.arange(255, dtype=np.float32)[None]), np.arange(1, 256))
 
 
@@ -128,31 +272,41 @@ def test_the_same_sample_gives_the_same_tokens(random):
     results = []
     for _ in range(2):
         projection, explained = fit_projection(latents, 3)
-        model = fit_tokens(embed(projection, latents), intensity, 5, seed=1)
-        results.append([*projection.matrices, projection.offset, explained, model.centroids])
+        tree = fit_tree(embed(projection, latents), random.integers(300, size=(0, 2)), intensity, 5, seed=1)
+        results.append([*projection.matrices, projection.offset, explained, *vars(tree).values()])
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-@given(st.integers(0, 2**31), st.integers(0, 400), st.integers(0, 5))
+@given(st.integers(0, 2**31), st.integers(1, 400), st.integers(0, 5), st.sampled_from([(2, 10, 12), (1, 5, 6, 7)]))
 @quick
-def test_the_sample_is_of_training_voxels_in_rising_order_each_once(seed, size, drawing):
-    trains = np.random.default_rng(seed).random((2, 10, 12)) < 0.5
-    sample = draw_sample(trains, size, drawing)
-    assert len(sample) == min(size, trains.sum())
-    assert trains.reshape(-1)[sample].all()
-    assert (np.diff(sample) > 0).all()
-    np.testing.assert_array_equal(sample, draw_sample(trains, size, drawing))
+def test_the_sample_is_of_training_voxels_in_rising_order_each_once(seed, size, drawing, shape):
+    trains = np.random.default_rng(seed).random(shape) < 0.5
+    drawn = draw_sample(trains, size, drawing)
+    assert len(drawn.voxels) <= size
+    if trains.sum() <= size:
+        np.testing.assert_array_equal(drawn.voxels, np.flatnonzero(trains))
+    assert trains.reshape(-1)[drawn.voxels].all()
+    assert (np.diff(drawn.voxels) > 0).all()
+    image, *position = np.unravel_index(drawn.voxels[drawn.pairs], shape)
+    apart = np.linalg.norm([axis[:, 0] - axis[:, 1] for axis in position], axis=0)
+    assert (image[:, 0] == image[:, 1]).all()
+    assert ((apart >= 2) & (apart <= 5)).all()
+    for one, other in zip(vars(drawn).values(), vars(draw_sample(trains, size, drawing)).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_another_seed_draws_another_sample():
     trains = np.ones((1, 30, 30), bool)
-    assert set(draw_sample(trains, 100, 0)) != set(draw_sample(trains, 100, 1))
+    assert set(draw_sample(trains, 100, 0).voxels) != set(draw_sample(trains, 100, 1).voxels)
 
 
-def test_every_training_voxel_is_drawn_equally_often():
-    trains = np.arange(40).reshape(1, 5, 8) % 2 == 0
-    drawn = np.concatenate([draw_sample(trains, 5, seed) for seed in range(2000)])
-    counts = np.bincount(drawn, minlength=40)[trains.reshape(-1)]
-    # 500 expected each, standard deviation 19
-    assert np.abs(counts - 500).max() < 5 * 19.4
+def test_crowds_are_spread_over_all_training_voxels():
+    trains = np.zeros((4, 100, 100), bool)
+    trains[:, 20:80, 20:80] = True
+    drawn = draw_sample(trains, 4000, 0)
+    assert len(drawn.voxels) > 3000
+    image, row, column = np.unravel_index(drawn.voxels, trains.shape)
+    quarters = np.bincount(image * 4 + (row >= 50) * 2 + (column >= 50), minlength=16)
+    assert quarters.min() > 0.5 * quarters.mean()
+    assert len(drawn.pairs) > 20000

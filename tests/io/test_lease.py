@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from behindthenoise.errors import StoreError
-from behindthenoise.io.lease import VISIBLE, device_index
+from behindthenoise.io.lease import ALLOCATIONS, VISIBLE, device_index
 
 # Says which GPU it has, and ends when its input does.
 JOB = """
 import os, sys
 from behindthenoise.io.lease import device_index
-print(device_index(int(sys.argv[1]), os.environ, poll_s=0.01, remind_s=float(sys.argv[2])), flush=True)
+sharers = int(os.environ.get("SHARERS", "1"))
+print(device_index(int(sys.argv[1]), os.environ, sharers=sharers, poll_s=0.01, remind_s=float(sys.argv[2])), flush=True)
 sys.stdin.read()
 """
 # It starts a program that shares its input, and so outlives it where it is killed.
@@ -26,7 +27,7 @@ class Job:
     """A process with a fake number of GPUs, and a folder of its own or shared for temporary files."""
 
     def __init__(self, temporary, count=4, *, code=JOB, remind_s=1000.0, **environment):
-        inherited = {key: value for key, value in os.environ.items() if key != VISIBLE}
+        inherited = {key: value for key, value in os.environ.items() if key not in (VISIBLE, *ALLOCATIONS)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, str(count), str(remind_s)],
             bufsize=0,  # what was read ahead would be hidden from `select`
@@ -75,8 +76,8 @@ def start(tmp_path):
             pass
 
 
-def locks(temporary):
-    return temporary / f"behindthenoise-gpu-{os.geteuid()}"
+def locks(temporary, allocation=""):
+    return temporary / f"behindthenoise-gpu-{os.geteuid()}{allocation}"
 
 
 def test_jobs_at_the_same_time_get_different_gpus(start):
@@ -144,6 +145,55 @@ def test_a_lock_is_its_users_alone_and_names_its_holder(start, tmp_path):
 def test_a_gpu_that_was_chosen_by_others_is_not_locked(start, tmp_path, chosen):
     assert start(**{VISIBLE: chosen}).index == "0"
     assert not locks(tmp_path).exists()
+
+
+@pytest.mark.parametrize("named", ["4,5,6,7", "GPU-8f2c,GPU-77aa,GPU-01,MIG-GPU-9/1/0", " 3, 2,1,0"])
+def test_jobs_choose_among_the_gpus_that_are_named(start, named):
+    jobs = [start(**{VISIBLE: named}) for _ in range(4)]
+    assert sorted(job.index for job in jobs) == ["0", "1", "2", "3"]
+    assert not start(**{VISIBLE: named}).has_a_gpu_within(0.2)
+
+
+def test_a_gpu_is_the_same_by_whatever_list_it_was_found(start):
+    whole = start(count=3)
+    assert whole.index == "0"
+    assert start(count=2, **{VISIBLE: "0,2"}).index == "1"  # the device 2, as 0 is taken
+    assert start(count=3).index == "1"
+    assert not start(count=3).has_a_gpu_within(0.2)
+
+
+def test_gpus_that_do_not_exist_are_not_counted(start):
+    # CUDA sees the devices before the first that does not exist
+    assert [start(count=1, **{VISIBLE: "1,-1,2"}).index for _ in range(2)] == ["0", "0"]
+
+
+@pytest.mark.parametrize("variable", ALLOCATIONS)
+def test_two_allocations_of_a_scheduler_may_number_their_gpus_alike(start, tmp_path, variable):
+    jobs = [start(count=2, **{VISIBLE: "0,1", variable: allocation}) for allocation in ("71", "71", "72", "72")]
+    assert sorted(job.index for job in jobs) == ["0", "0", "1", "1"]
+    assert locks(tmp_path, "-71").is_dir() and locks(tmp_path, "-72").is_dir()
+
+
+def test_jobs_that_share_fill_empty_gpus_first(start):
+    first = {job.index: job for job in [start(count=2, SHARERS="2") for _ in range(2)]}
+    assert sorted(first) == ["0", "1"]
+    second = [start(count=2, SHARERS="2") for _ in range(2)]
+    assert sorted(job.index for job in second) == ["0", "1"]
+    late = start(count=2, SHARERS="2")
+    assert not late.has_a_gpu_within(0.2)
+    first["1"].kill()
+    assert late.index == "1"
+
+
+def test_a_job_that_does_not_share_waits_for_a_gpu_of_its_own(start):
+    sharing = [start(count=1, SHARERS="2") for _ in range(2)]
+    assert [job.index for job in sharing] == ["0", "0"]
+    alone = start(count=1)
+    sharing[0].end()
+    assert not alone.has_a_gpu_within(0.2)
+    sharing[1].end()
+    assert alone.index == "0"
+    assert not start(count=1, SHARERS="2").has_a_gpu_within(0.2)
 
 
 @pytest.mark.parametrize("environment", [{}, {VISIBLE: ""}, {VISIBLE: "0"}])

@@ -15,6 +15,7 @@ GEOMETRIES = {
     2: Geometry(("y", "x"), (0.5, 0.25), "micrometer", ("Fe", "Ni"), "counts"),
     3: Geometry(("z", "y", "x"), (2.0, 0.5, 0.25), "micrometer", ("Fe", "Ni"), "counts"),
 }
+LABELS = [volumes.LabelImage("tokens", tuple(volumes.colours(5)), tuple({"finest": [number]} for number in range(1, 6)))]
 SHAPES = {2: (130, 70), 3: (9, 130, 70)}
 
 
@@ -38,7 +39,7 @@ def volume(ndim, tmp_path):
 def ome(volume, tmp_path):
     """A finished volume's group, and the shapes of its levels."""
     levels = shapes_of_levels(volume[0].shape)
-    volumes.create_ome(tmp_path / "finished.ome.zarr", volume[0], "finished", levels, tokens=5)
+    volumes.create_ome(tmp_path / "finished.ome.zarr", volume[0], levels, LABELS)
     return stores.open_group(tmp_path / "finished.ome.zarr"), levels
 
 
@@ -157,7 +158,7 @@ def test_voxels_of_every_level_are_powers_of_two_as_large(long, wide):
 
 def test_a_viewer_shows_the_whole_range_and_one_range_for_interval_and_median(volume, tmp_path):
     levels = shapes_of_levels(volume[0].shape)
-    group = volumes.create_ome(tmp_path / "finished.ome.zarr", volume[0], "finished", levels, tokens=5)
+    group = volumes.create_ome(tmp_path / "finished.ome.zarr", volume[0], levels, LABELS)
     values = np.random.default_rng(0).normal(100, 10, (8, *levels[-1])).astype(np.float32)
     values[:, 0] = np.nan
     values[4:] = np.nan
@@ -173,7 +174,7 @@ def test_a_viewer_shows_the_whole_range_and_one_range_for_interval_and_median(vo
 
 def test_the_spread_of_the_members_follows_with_a_range_of_its_own(volume, tmp_path):
     levels = shapes_of_levels(volume[0].shape)
-    group = volumes.create_ome(tmp_path / "finished.ome.zarr", volume[0], "finished", levels, tokens=5, spread=True)
+    group = volumes.create_ome(tmp_path / "finished.ome.zarr", volume[0], levels, LABELS, ["Fe spread", "Ni spread"])
     channels, coarsest = volume[0].geometry.channels, len(levels) - 1
     values = np.random.default_rng(0).normal(np.arange(1.0, 11.0), 0.1, (*levels[-1], 10)).astype(np.float32)
     stores.get_array(group, str(coarsest))[:] = np.moveaxis(values, -1, 0)
@@ -199,6 +200,7 @@ def test_tokens_are_labels_of_the_image(ome, ndim):
     assert transformations(multiscale) == [(scale[1:], translation[1:]) for scale, translation in image]
     colours = metadata["image-label"]["colors"]
     assert [colour["label-value"] for colour in colours] == [1, 2, 3, 4, 5]
+    assert metadata["image-label"]["properties"] == [{"label-value": index, "finest": [index]} for index in range(1, 6)]
     assert metadata["image-label"]["source"] == {"image": "../../"}
     for level, shape in enumerate(levels):
         array = stores.get_array(group, f"labels/tokens/{level}")
@@ -210,7 +212,7 @@ def test_axes_without_physical_size_have_no_unit(volume, tmp_path, unit):
     opened = volume[0]
     geometry = Geometry(opened.geometry.space, (1.0,) * len(opened.shape), unit, ("Fe",), "counts")
     plain = volumes.Volume(opened.noisy, opened.mask, geometry)
-    group = volumes.create_ome(tmp_path / "plain.ome.zarr", plain, "plain", [opened.shape], tokens=2)
+    group = volumes.create_ome(tmp_path / "plain.ome.zarr", plain, [opened.shape], LABELS)
     assert all("unit" not in axis for axis in group.attrs["ome"]["multiscales"][0]["axes"])
 
 

@@ -150,9 +150,22 @@ def content(field: Slice, volumes: tuple[Slice, ...] = (), *, tokens: int = 3, s
             for k in range(1, 21)
         ],
         tokens=[
-            {"token": k, "share": 1 / tokens, "voxels": 1024}
-            | {f"{key}_{name}": 1.5 * k for name in names for key in ("mean", "width")}
+            {
+                "token": k,
+                "share": 1 / tokens,
+                "voxels": 1024,
+                "stability": 0.9 - 0.1 * k,
+                "verdict": "found again",
+                "novelty": 0.5,
+                "neighbour": 1,
+                "neighbour_share": 0.7,
+            }
+            | {f"{key}_{name}": 1.5 * k for name in names for key in ("mean", "spread", "width")}
             for k in range(1, tokens + 1)
+        ],
+        stability=[
+            {"tokens": k, "memory": 1 / k, "agreement_of_seeds": 1 - 0.05 * k, "agreement_of_halves": 0.9 - 0.1 * k}
+            for k in range(2, 9)
         ],
         field=field,
         volumes=volumes,
@@ -381,7 +394,7 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     without = {
         name: [] for name in ("channels", "token_coverage", "intensity", "widths", "units", "reliability", "pit", "ensemble")
     }
-    bare = replace(THREE, **without, tokens=[], volumes=())
+    bare = replace(THREE, **without, tokens=[], stability=[], volumes=())
     text = Tags(page.write(bare, tmp_path).read_text(encoding="utf-8")).text
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {"maps", "line_cut"}
     assert not re.search("Tokens|Coverage:|All levels|Width:|Noise of the clean scan|Volumes", text)

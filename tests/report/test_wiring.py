@@ -172,7 +172,20 @@ def test_the_report_shows_the_wiring_of_the_first_member_among_the_ensemble(tmp_
             "alternatives": [],
         },
         coverage=0.9,
-        **{name: [] for name in ("channels", "token_coverage", "intensity", "widths", "units", "reliability", "pit", "reference")},
+        **{
+            name: []
+            for name in (
+                "channels",
+                "token_coverage",
+                "intensity",
+                "widths",
+                "units",
+                "reliability",
+                "pit",
+                "reference",
+                "stability",
+            )
+        },
         ensemble=[],
         tokens=[],
         checks=[],

@@ -157,13 +157,16 @@ def written(folder, fields):
         stores.create_array(group, "quantiles", quantiles.shape, dtype="float32", chunks=chunks, dims=dims)[...] = quantiles
         trains = np.flatnonzero(fields.role == TRAIN)
         rows = np.moveaxis(quantiles[:, 0], 0, 2).reshape(3, channels, -1)[:, :, trains]
-        models.write_sample(folder / f"latents-{index}.npz", models.Sample(trains, np.zeros((trains.size, 1), np.float32), rows))
+        models.write_sample(
+            folder / f"latents-{index}.npz",
+            models.Sample(trains, np.zeros((trains.size, 1), np.float32), rows, np.zeros((0, 2), int)),
+        )
     average.run(Spec("", {}), members=paths, store=folder / "heldout.zarr", manifest=folder / "average.json")
 
     group = stores.create_group(folder / "labels.zarr", {"tokens": TOKENS})
     chunks, dims = (1, 1, *[edge] * len(shape)), ("image", "scan", *space)
     stores.create_array(group, "tokens", fields.tokens.shape, dtype="uint8", chunks=chunks, dims=dims)[...] = fields.tokens
-    models.write_tokens(folder / "tokens.npz", TokenModel(np.arange(TOKENS, dtype=np.float32)[:, None]))
+    models.write_tokens(folder / "tokens.npz", TokenModel.of_centroids(np.arange(TOKENS, dtype=np.float32)[:, None]))
     return Experiment(folder, paths)
 
 

@@ -15,8 +15,8 @@ from behindthenoise.core.calibration.thresholds import Calibration
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.tokens import TokenModel
 from behindthenoise.io.geometry import Geometry
-from behindthenoise.io.volumes import Volume, create_ome
-from behindthenoise.run.finish import assigned, calibrated, mean_of_data, write_pyramid
+from behindthenoise.io.volumes import LabelImage, Volume, colours, create_ome
+from behindthenoise.run.finish import calibrated, looked_up, mean_of_data, write_pyramid
 
 blocks = hnp.arrays(np.float32, (2, 4, 6), elements=st.one_of(st.floats(-100, 100, width=32), st.just(np.float32(np.nan))))
 
@@ -71,8 +71,10 @@ def test_every_level_is_the_mean_of_the_one_before(tmp_path, shape):
     geometry = Geometry(("z", "y", "x")[-len(shape) :], (1.0,) * len(shape), "pixel", ("Fe",), "counts")
     levels = shapes_of_levels(shape)
     mask = zarr.create_array(store={}, shape=shape, dtype=bool)
-    target = create_ome(tmp_path / "a.ome.zarr", Volume(mask, mask, geometry), "a", levels, 3)
-    write_pyramid(da.from_array(image), da.from_array(labels), target, levels)
+    target = create_ome(
+        tmp_path / "a.ome.zarr", Volume(mask, mask, geometry), levels, [LabelImage("tokens", tuple(colours(3)), ({},) * 3)]
+    )
+    write_pyramid([da.from_array(image), da.from_array(labels)], target, ["", "labels/tokens/"], levels)
     np.testing.assert_array_equal(target["0"][...], image)
     np.testing.assert_array_equal(target["labels/tokens/0"][...], labels)
     assert len(levels) > 1
@@ -94,5 +96,7 @@ def test_masked_voxels_stay_masked():
     bands = calibrated(raw, np.zeros((1, 4), np.float32), tokens, calibration=calibration, support=(0.0, None))
     assert np.isnan(bands[:, 2]).all()
     assert np.isfinite(bands[:, [0, 1, 3]]).all()
-    model = TokenModel(np.array([[0.0], [1.0]], np.float32))
-    np.testing.assert_array_equal(assigned(np.array([[0.1, np.nan, 0.9]], np.float32), model), [1, 0, 2])
+    model = TokenModel.of_centroids(np.array([[0.0], [1.0]], np.float32))
+    located = looked_up(np.array([[0.1, np.nan, 0.9]], np.float32), model)
+    np.testing.assert_array_equal(located[0], [1, 0, 2])
+    np.testing.assert_allclose(located[1], [0.01, np.nan, 0.01], rtol=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
-from behindthenoise.core.tokens import Projection, TokenModel, assign, embed
+from behindthenoise.core.tokens import Projection, TokenModel, assign, embed, stored
 from behindthenoise.io import stores
 from behindthenoise.run import label, models
 from behindthenoise.stages import Spec
@@ -133,7 +133,7 @@ def test_the_label_of_a_voxel_is_the_token_nearest_to_its_joined_latents(shape, 
         stores.create_array(group, "latents", values.shape, dtype="float32", chunks=chunks, dims=dims)[...] = values
         vectors.append(values)
     projection = Projection(tuple(random.normal(size=(2, 3, 4))), random.normal(size=3))
-    model = TokenModel(random.normal(size=(5, 3)).astype(np.float32))
+    model = TokenModel.of_centroids(random.normal(size=(5, 3)).astype(np.float32))
     models.write_projection(tmp_path / "projection.npz", projection, np.ones(3))
     models.write_tokens(tmp_path / "tokens.npz", model)
     paths = {name: tmp_path / f"{name}.npz" for name in ("projection", "tokens")}
@@ -145,5 +145,5 @@ def test_the_label_of_a_voxel_is_the_token_nearest_to_its_joined_latents(shape, 
         if nowhere[(voxel[0], *voxel[2:])]:
             assert found[voxel] == 0
             continue
-        point = embed(projection, joined)[0]
-        assert found[voxel] == 1 + np.argmin(((model.centroids - point) ** 2).sum(axis=1)) == assign(model, point[:, None])[0]
+        point = stored(embed(projection, joined)[0]).astype(np.float32)
+        assert found[voxel] == 1 + np.argmin(((model.tree.centroids - point) ** 2).sum(axis=1)) == assign(model, point[:, None])[0]

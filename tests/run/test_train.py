@@ -60,7 +60,7 @@ def arguments(data, folder, config, *, memory_gb=4.0, member=0):
     places = {"pairs": data / "pairs.zarr", "graph": data / "graph.json"}
     places |= {"weights": folder / "weights.safetensors", "history": folder / "history.csv", "manifest": folder / "train.json"}
     options = [text for name, path in places.items() for text in (f"--{name}", str(path))]
-    options += ["--member", str(member), "--memory-gb", str(memory_gb)]
+    options += ["--member", str(member), "--memory-gb", str(memory_gb), "--members-per-gpu", "1"]
     return ["train", *options, "--spec", specification(config, "train")]
 
 

@@ -26,11 +26,12 @@ TINY = {
 
 
 class Workflow:
-    """A folder with a config in which Snakemake runs a copy of the project."""
+    """A folder with a config in which Snakemake runs a copy of the project; what it has said, in fixtures."""
 
     def __init__(self, folder: Path, project: Path) -> None:
         self.folder = folder
         self.project = project
+        self.said = ""
 
     @property
     def results(self) -> Path:
@@ -88,7 +89,7 @@ def finished(tmp_path_factory, project) -> Workflow:
     workflow = Workflow(tmp_path_factory.mktemp("finished") / "run", project)
     workflow.folder.mkdir()
     workflow.configure()
-    workflow.finish()
+    workflow.said = workflow.finish()
     return workflow
 
 
@@ -98,7 +99,7 @@ def swept(tmp_path_factory, project) -> Workflow:
     workflow = Workflow(tmp_path_factory.mktemp("swept") / "run", project)
     workflow.folder.mkdir()
     workflow.configure(sweep={"network": {"depth": [3, 4]}, "repeats": 1})
-    workflow.finish("sweep", "results/tiny/members/000/train.json")
+    workflow.said = workflow.finish("sweep", "results/tiny/members/000/train.json")
     return workflow
 
 

@@ -48,6 +48,13 @@ def test_too_few_calibration_units(fresh):
     assert "1 calibration block cannot promise 90 % coverage" in failure(fresh)
 
 
+def test_a_doubled_key_ends_before_any_job(fresh):
+    with (fresh.folder / "config.yaml").open("a") as file:
+        file.write("ensemble: {size: 1}\n")
+    assert "key 'ensemble' is written 2 times, in lines " in failure(fresh)
+    assert not (fresh.folder / "results").exists()
+
+
 def test_a_missing_file_ends_before_any_job(fresh):
     write(fresh.folder)
     (fresh.folder / "clean.npy").unlink()

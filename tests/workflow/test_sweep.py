@@ -29,6 +29,11 @@ def test_a_sweep_ends_in_a_row_for_each_network_and_a_figure(swept):
     assert (swept.results / "sweep/sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_last_line_of_a_sweep_says_where_its_figure_is(swept):
+    assert f"The figure of the sweep is {swept.results}/sweep/sweep.svg\n" in swept.said
+    assert "The report is" not in swept.said
+
+
 def test_a_setting_as_configured_trains_the_ensembles_own_member(swept):
     """So all settings share its seeds, and with them the validation units."""
     point, other, member = (

@@ -10,10 +10,11 @@ import pytest
 import xarray as xr
 import zarr
 
+from behindthenoise import config
 from behindthenoise.cli import main
 from behindthenoise.core import tiling
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
-from behindthenoise.run import thresholds, verify
+from behindthenoise.run import status, thresholds, verify
 
 pytestmark = pytest.mark.workflow
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,43 @@ def arrays(results):
                 text = b"\n".join(line.rsplit(b",", 2)[0] for line in text.splitlines())
             found[str(path.relative_to(results))] = np.frombuffer(text, np.uint8)
     return found
+
+
+def test_the_last_line_of_a_run_says_where_the_report_is(finished):
+    assert f"The report is {finished.results}/report/report.html\n" in finished.said
+    assert "figure of the sweep" not in finished.said
+
+
+def test_the_ledger_of_a_run_has_every_job(finished):
+    ledger = json.loads((finished.results / "run.json").read_text())
+    some = {"pairs", "members/000/train", "members/001/predict", "volumes/wide/jobs/2-of-2", "report/report"}
+    assert some <= ledger["jobs"].keys()
+    assert all(job["seconds"] >= 0 and job["peak_memory_bytes"] > 0 for job in ledger["jobs"].values())
+    assert ledger["seconds"] > ledger["jobs"]["members/000/train"]["seconds"] > 0
+    assert ledger["config"]["ensemble"]["size"] == 2
+    assert len({machine["host"] for machine in ledger["machines"]}) == 1
+    assert all({"torch", "numpy"} <= machine["packages"].keys() for machine in ledger["machines"])
+
+
+def test_a_ledger_that_cannot_be_written_spoils_nothing(changed):
+    (changed.results / "run.json").unlink()
+    (changed.results / "run.json.partial").mkdir()
+    (changed.results / "report/report.html").unlink()
+    assert "results/tiny/run.json cannot be written: " in changed.finish()
+
+
+def test_the_status_counts_the_jobs_that_snakemake_would_run(finished, monkeypatch, capsys):
+    every = finished.plan("--forceall")
+    monkeypatch.chdir(finished.folder)
+    assert {rule: len(jobs) for rule, jobs in status.jobs_of(config.load(Path("config.yaml"))).items()} == every
+    assert main(["status", "config.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{every.total()} of {every.total()} jobs are done, " in shown
+    assert "begun:" not in shown and "failed:" not in shown
+    for line in shown.splitlines()[1 : 1 + len(every)]:
+        rule, done, _, *taken = re.split(r"\s{2,}", line)
+        assert done == f"{every[rule]} of {every[rule]}"
+        assert [words.split()[-1] for words in taken] == ([] if rule == "plan" else ["s", "s", "MB"])
 
 
 def test_a_finished_run_has_nothing_left_to_do(finished):

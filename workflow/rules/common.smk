@@ -14,7 +14,9 @@ SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))
 
 from behindthenoise import config as settings
-from behindthenoise.errors import ConfigError
+from behindthenoise import remote
+from behindthenoise.errors import BehindTheNoiseError, ConfigError
+from behindthenoise.run import ledger
 from behindthenoise.stages import specification
 
 
@@ -30,7 +32,14 @@ def as_written(value):
 update_config(config, as_written(dict(workflow.config_settings.config)))
 
 try:
-    CONFIG = settings.parse(config, origin=", ".join(map(str, workflow.configfiles)) or "config")
+    for path in workflow.configfiles:
+        settings.expect_each_key_once(path)
+    CONFIG = settings.parse(
+        config,
+        origin=", ".join(map(str, workflow.configfiles)) or "config",
+        # a job on another machine need not ask every URL once more whether it is there
+        check_files=workflow.is_main_process,
+    )
 except ConfigError as problem:
     raise WorkflowError(str(problem)) from None
 
@@ -49,6 +58,7 @@ wildcard_constraints:
     member=r"\d+",
     volume="|".join(map(re.escape, VOLUMES)),
     point="|".join(map(re.escape, POINTS)) or "(?!)",
+    target="|".join(map(re.escape, CONFIG.regions)) or "(?!)",
     scatteritem=r"\d+-of-\d+",
 
 
@@ -71,6 +81,14 @@ shell.prefix(
 def spec(stage, **wildcards):
     """What makes a stage run again, as text: its part of the config and a fingerprint of its code."""
     return specification(CONFIG, stage, **wildcards)
+
+
+def memory_mb(gigabytes):
+    """
+    Memory that a job asks a scheduler for: what it may use, and two GB for Python and its libraries; as much more after
+    each failure.
+    """
+    return lambda wildcards, attempt: attempt * int(1000 * (gigabytes + 2))
 
 
 def of_members(name):
@@ -96,10 +114,13 @@ def of_sweep(wildcards):
 def source_state(sources):
     """
     Number, size and newest change of the files in source folders, as Zarr stores are: Snakemake looks at a folder's
-    metadata file alone, which stays as it is when the data are written anew.
+    metadata file alone, which stays as it is when the data are written anew. Of URLs, size and check sum or time.
     """
     state = []
     for source in filter(None, sources):
+        if remote.is_url(source.path):
+            state += remote.found(source.path, source.options)
+            continue
         for path in filter(os.path.isdir, source.files()):
             inside = os.path.join(path, source.array or "")
             found = [os.stat(os.path.join(folder, name)) for folder, _, names in os.walk(inside) for name in names]
@@ -110,9 +131,11 @@ def source_state(sources):
 
 
 def source_files(sources):
-    """Files that stand for sources; for a Zarr store, its metadata."""
+    """Files that stand for sources; for a Zarr store, its metadata. None for URLs, which `source_state` looks at."""
     found = []
     for source in filter(None, sources):
+        if remote.is_url(source.path):
+            continue
         for path in source.files():
             inside = [
                 os.path.join(path, array, name)

@@ -15,7 +15,7 @@ rule ingest:
         "../../envs/behindthenoise.yaml"
     params:
         store=f"{R}/pairs.zarr",
-        sources=source_state(PAIRS),
+        sources=lambda wildcards: source_state(PAIRS),
         spec=spec("ingest"),
     shell:
         "python -m behindthenoise ingest --store {params.store:q} --manifest {output.manifest:q}"

@@ -37,20 +37,21 @@ rule train:
     threads: CONFIG.training.threads
     resources:
         gpu=1,
-        mem_mb=int(CONFIG.training.memory_gb * 1000),
+        mem_mb=memory_mb(CONFIG.training.memory_gb),
     params:
         pairs=f"{R}/pairs.zarr",
         spec=spec("train"),
-        # Snakemake does not compare what depends on `output`: more memory, or a coverage that may be promised after all, trains
-        # nothing again.
+        # Snakemake does not compare what depends on `output`: more memory, another share of a GPU, or a coverage that may be
+        # promised after all, trains nothing again.
         # (A rule of its own as `ancient` input would hide from Snakemake that the parameters of what follows it have changed.)
         check=lambda wildcards, output: spec("check"),
         memory_gb=lambda wildcards, output: CONFIG.training.memory_gb,
+        members_per_gpu=lambda wildcards, output: CONFIG.training.members_per_gpu,
     shell:
         "(python -m behindthenoise check --pairs {input.manifest:q} --graph {input.graph:q} --spec {params.check:q};"
         " python -m behindthenoise train --member {wildcards.member} --pairs {params.pairs:q} --graph {input.graph:q}"
         " --weights {output.weights:q} --history {output.history:q} --manifest {output.manifest:q}"
-        " --memory-gb {params.memory_gb} --spec {params.spec:q}) > {log:q} 2>&1"
+        " --memory-gb {params.memory_gb} --members-per-gpu {params.members_per_gpu} --spec {params.spec:q}) > {log:q} 2>&1"
 
 
 rule predict:
@@ -72,7 +73,7 @@ rule predict:
     threads: CONFIG.inference.threads
     resources:
         gpu=1,
-        mem_mb=CONFIG.inference.memory_bytes // 1_000_000,
+        mem_mb=memory_mb(CONFIG.inference.memory_gb),
     params:
         pairs=f"{R}/pairs.zarr",
         store=f"{R}/members/{{member}}/heldout.zarr",

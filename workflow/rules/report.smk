@@ -10,6 +10,8 @@ rule gather:
         graphs=of_members("graph.json"),
         finished=expand(f"{R}/volumes/{{volume}}/finish.json", volume=VOLUMES),
         shifts=expand(f"{R}/volumes/{{volume}}/shift.json", volume=VOLUMES),
+        descriptions=expand(f"{R}/volumes/{{volume}}/tokens.csv", volume=VOLUMES),
+        stability=f"{R}/latents/stability.csv",
     output:
         content=f"{R}/report/content.json",
         slices=f"{R}/report/slices.npz",
@@ -27,6 +29,7 @@ rule gather:
     shell:
         "python -m behindthenoise gather --pairs {params.pairs:q} --evaluation {params.evaluation:q}"
         " --certificate {input.certificate:q} --volumes {params.volumes:q} --shifts {input.shifts:q}"
+        " --descriptions {input.descriptions:q} --stability {input.stability:q}"
         " --records {input.records:q} --graphs {input.graphs:q} --content {output.content:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 

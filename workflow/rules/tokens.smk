@@ -25,6 +25,8 @@ rule tokenize:
         projection=f"{R}/latents/projection.npz",
     output:
         tokens=f"{R}/latents/tokens.npz",
+        stability=f"{R}/latents/stability.csv",
+        table=f"{R}/latents/tokens.csv",
     log:
         f"{LOGS}/tokenize.log",
     benchmark:
@@ -35,7 +37,30 @@ rule tokenize:
         spec=spec("tokenize"),
     shell:
         "python -m behindthenoise tokenize --latents {input.latents:q} --projection {input.projection:q}"
-        " --tokens {output.tokens:q} --spec {params.spec:q} > {log:q} 2>&1"
+        " --tokens {output.tokens:q} --stability {output.stability:q} --table {output.table:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule describe:
+    input:
+        finish=f"{R}/volumes/{{volume}}/finish.json",
+        known=f"{R}/latents/tokens.csv",
+        coverage=f"{R}/evaluation/tokens.csv",
+    output:
+        manifest=f"{R}/volumes/{{volume}}/describe.json",
+        table=f"{R}/volumes/{{volume}}/tokens.csv",
+    log:
+        f"{LOGS}/describe/{{volume}}.log",
+    benchmark:
+        f"{BENCHMARKS}/describe/{{volume}}.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        finished=f"{R}/volumes/{{volume}}.ome.zarr",
+        folder=f"{R}/volumes/{{volume}}",
+        spec=spec("describe"),
+    shell:
+        "python -m behindthenoise describe --finished {params.finished:q} --known {input.known:q} --coverage {input.coverage:q}"
+        " --folder {params.folder:q} --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
 rule label:

@@ -62,8 +62,8 @@ rule infer:
         volume=f"{R}/volumes/{{volume}}/input.json",
         token=f"{R}/volumes/{{volume}}/quantiles.zarr/zarr.json",
         projection=f"{R}/latents/projection.npz",
-        graphs=of_members("graph.json"),
-        weights=of_members("weights.safetensors"),
+        # It changes with any member. The members' own files, as inputs of every job, would be most of what Snakemake looks at.
+        average=f"{R}/ensemble/average.json",
     output:
         manifest=f"{R}/volumes/{{volume}}/jobs/{{scatteritem}}.json",
     log:
@@ -75,15 +75,18 @@ rule infer:
     threads: CONFIG.inference.threads
     resources:
         gpu=1,
-        mem_mb=CONFIG.inference.memory_bytes // 1_000_000,
+        mem_mb=memory_mb(CONFIG.inference.memory_gb),
     params:
         pairs=f"{R}/pairs.zarr",
         volume=f"{R}/volumes/{{volume}}/input.zarr",
         store=f"{R}/volumes/{{volume}}/quantiles.zarr",
+        # not compared, as they depend on `output`
+        graphs=lambda wildcards, output: of_members("graph.json"),
+        weights=lambda wildcards, output: of_members("weights.safetensors"),
         spec=spec("infer"),
     shell:
         "python -m behindthenoise infer --share {wildcards.scatteritem} --pairs {params.pairs:q} --volume {params.volume:q}"
-        " --graphs {input.graphs:q} --weights {input.weights:q} --projection {input.projection:q}"
+        " --graphs {params.graphs:q} --weights {params.weights:q} --projection {input.projection:q}"
         " --store {params.store:q} --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
@@ -140,3 +143,23 @@ rule compare:
         "python -m behindthenoise compare --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
         " --scores {input.scores:q} --quantiles {params.quantiles:q} --finished {params.finished:q}"
         " --shift {output.shift:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule publish:
+    input:
+        finish=f"{R}/volumes/{{volume}}/finish.json",
+        token=f"{R}/volumes/{{volume}}.ome.zarr/zarr.json",
+    output:
+        manifest=f"{R}/volumes/{{volume}}/publish.json",
+    log:
+        f"{LOGS}/publish/{{volume}}.log",
+    benchmark:
+        f"{BENCHMARKS}/publish/{{volume}}.tsv"
+    conda:
+        "../../envs/behindthenoise.yaml"
+    params:
+        store=f"{R}/volumes/{{volume}}.ome.zarr",
+        spec=lambda wildcards: spec("publish", volume=wildcards.volume),
+    shell:
+        "python -m behindthenoise publish --store {params.store:q} --manifest {output.manifest:q}"
+        " --spec {params.spec:q} > {log:q} 2>&1"

@@ -1,14 +1,21 @@
 """Sources in canonical form: named leading axes first, then [z,] y, x."""
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import xarray as xr
 from tifffile import TiffFileError
 
+from behindthenoise import remote
 from behindthenoise.config import SPACE_AXES, Selection, Source, Space
-from behindthenoise.errors import SourceError
+from behindthenoise.errors import BehindTheNoiseError, SourceError
 from behindthenoise.io.sources import crop_space, open_source, select_channels
+
+# what libraries raise for damaged files
+DAMAGED = (OSError, RuntimeError, ValueError, TiffFileError)
+# faults of the disk that is written to meanwhile, which say enough themselves
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def canonical(source: Source, selection: Selection, leading: tuple[str, ...]) -> xr.DataArray:
@@ -63,7 +70,7 @@ def read_mask(source: Source, crop: Mapping[Space, tuple[int, int]], sizes: Mapp
 @contextmanager
 def reading(*origins: str) -> Iterator[None]:
     """
-    Turn what libraries raise for damaged data, which shows only when values are read, into an error of ours.
+    Turn what libraries raise for damaged data or a lost network, which shows only when values are read, into an error of ours.
 
     Raises
     ------
@@ -72,9 +79,16 @@ def reading(*origins: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, ValueError, TiffFileError) as problem:
+    except BehindTheNoiseError:
+        raise
+    except Exception as problem:
+        at_url = any(map(remote.is_url, origins))
+        foreign = not isinstance(problem, DAMAGED) and not at_url
+        if foreign or getattr(problem, "errno", None) in FULL:
+            raise
         cause = f"{type(problem).__name__}: {problem}"
-        raise SourceError(f"{' or '.join(origins)} cannot be read ({cause}); the file may be damaged or incomplete") from problem
+        cure = "the file may be damaged or incomplete" + (", or the network lost; try again" if at_url else "")
+        raise SourceError(f"{' or '.join(origins)} cannot be read ({cause}); {cure}") from problem
 
 
 def expect_equal_sizes(first: xr.DataArray, second: xr.DataArray, names: tuple[str, ...]) -> None:

@@ -2,29 +2,39 @@
 
 import fcntl
 import os
+import re
 import stat
 import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from behindthenoise.errors import StoreError
 from behindthenoise.io.record import log
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# A scheduler may number the GPUs of each of its jobs from 0, so that a number means something only within one of them.
+ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 
 
-def device_index(
-    count: int, environment: Mapping[str, str], *, folder: Path | None = None, poll_s: float = 1.0, remind_s: float = 300.0
+def device_index(  # the last three are for tests
+    count: int,
+    environment: Mapping[str, str],
+    *,
+    sharers: int = 1,
+    folder: Path | None = None,
+    poll_s: float = 1.0,
+    remind_s: float = 300.0,
 ) -> int | None:
     """
     Index of the GPU that this process may use until it ends, among those that it sees; None where it sees none.
 
-    Where CUDA_VISIBLE_DEVICES is set, a scheduler or a person has chosen, and it is the first. Elsewhere it is one that no other
-    process of this user was given: this waits until there is one, and keeps it locked as long as the process lives. Asked again,
-    it gives the same one.
+    Where CUDA_VISIBLE_DEVICES names one GPU, a scheduler or a person has chosen, and it is that one. Elsewhere it is one of those
+    that are named, or of all, that no other process of this user was given: this waits until there is one, and keeps it locked as
+    long as the process lives. Asked again in the same way, it gives the same one.
 
     Parameters
     ----------
@@ -32,9 +42,11 @@ def device_index(
         GPUs that this process sees.
     environment
         Environment of this process.
+    sharers
+        Processes that may share one GPU, this one among them, if all of them would share; GPUs without any are filled first.
     folder
         Where the locks are, this user's alone; made if absent, but not its parents. Without one it stands among the temporary
-        files, so that jobs that differ in TMPDIR do not know of each other.
+        files, so that jobs that differ in TMPDIR do not know of each other, nor do those of two allocations of a scheduler.
     poll_s
         Seconds between two looks for a free GPU.
     remind_s
@@ -48,20 +60,27 @@ def device_index(
     if count == 0:
         return None
     if VISIBLE in environment:
-        return 0
-    return _leased(count, folder or Path(tempfile.gettempdir(), f"behindthenoise-gpu-{os.geteuid()}"), poll_s, remind_s)
+        names = [name for name in re.sub(r"[^\w.,-]", "_", environment[VISIBLE].replace(" ", "")).split(",") if name][:count]
+        if len(names) < 2:
+            return 0
+    else:
+        names = [str(index) for index in range(count)]
+    allocation = next((f"-{environment[name]}" for name in ALLOCATIONS if environment.get(name)), "")
+    usual = Path(tempfile.gettempdir(), f"behindthenoise-gpu-{os.geteuid()}{allocation}")
+    return _leased(tuple(names), sharers, folder or usual, poll_s, remind_s)
 
 
 @cache  # a process that asks again would otherwise take a second GPU, or wait for itself
-def _leased(count: int, folder: Path, poll_s: float, remind_s: float) -> int:
+def _leased(names: tuple[str, ...], sharers: int, folder: Path, poll_s: float, remind_s: float) -> int:
     """Index of a GPU that is locked for this process; waits for one."""
     start = due = time.monotonic()
     try:
         _make_private(folder)
-        while (index := next((index for index in range(count) if _lock(folder / f"{index}.lock")), None)) is None:
+        while (index := _taken(names, sharers, folder)) is None:
             now = time.monotonic()
             if now >= due:
-                log(f"waiting for one of {count} GPUs that other jobs hold, {now - start:.0f} s so far; {folder} has their pids")
+                waited = f"{now - start:.0f} s so far"
+                log(f"waiting for one of {len(names)} GPUs that other jobs hold, {waited}; {folder} has their pids")
                 due = now + remind_s
             time.sleep(poll_s)
     except OSError as problem:
@@ -70,6 +89,20 @@ def _leased(count: int, folder: Path, poll_s: float, remind_s: float) -> int:
             f"or {VISIBLE} to the GPU to use"
         ) from problem
     return index
+
+
+def _taken(names: tuple[str, ...], sharers: int, folder: Path) -> int | None:
+    """Index of the first GPU that could be locked; None where none is free."""
+    if sharers == 1:
+        return next((index for index, name in enumerate(names) if _lock(folder / f"{name}.lock") is not None), None)
+    for place, (index, name) in product(range(sharers), enumerate(names)):
+        held = _lock(folder / f"{name}.{place}.lock")
+        if held is None:
+            continue
+        if _lock(folder / f"{name}.lock", shared=True) is not None:
+            return index
+        os.close(held)
+    return None
 
 
 def _make_private(folder: Path) -> None:
@@ -88,20 +121,21 @@ def _make_private(folder: Path) -> None:
     raise StoreError(f"{folder} {wrong}; locks on GPUs need a folder of this user alone: delete it, or set TMPDIR to another place")
 
 
-def _lock(path: Path) -> bool:
+def _lock(path: Path, *, shared: bool = False) -> int | None:
     """
-    Lock a file for this process if nobody holds it; true if that worked.
+    Descriptor of a file that is now locked for this process, or for those that share it; None where others hold it.
 
     The descriptor is left open: the kernel closes it, and so frees the lock, in whatever way the process ends. Programs that it
     starts do not keep the lock alive, because descriptors of Python are not inheritable (PEP 446).
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        return False
-    # for people to read; the number of an ended process stays until the next one takes its place
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return True
+        return None
+    if not shared:
+        # for people to read; the number of an ended process stays until the next one takes its place
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor

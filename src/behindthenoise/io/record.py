@@ -20,11 +20,11 @@ from behindthenoise.errors import StoreError
 PACKAGES = ("torch", "numpy", "zarr", "dask", "qlty", "scikit-learn", "xarray", "snakemake")
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain data whole or not at all: a file of this name is never half written."""
+def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Write plain data whole or not at all: a file of this name is never half written. Without indent, in one line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(json.dumps(content, indent=indent) + "\n")
     os.replace(partial, path)
 
 
@@ -87,7 +87,10 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
         "platform": platform.platform(),
+        "host": platform.node(),
         "cpus": os.cpu_count(),
+        "processor": _processor(),
+        "gpu": _gpu(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -98,6 +101,19 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _processor() -> str:
+    """Model of the processor."""
+    models = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", models.read_text()) if models.exists() else None
+    return found[1] if found is not None else platform.processor()
+
+
+def _gpu() -> str | None:
+    """Model of the GPU that this process computes with, if any; asked of torch where it is loaded, which is heavy."""
+    torch = sys.modules.get("torch")
+    return str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_initialized() else None
 
 
 def peak_memory_bytes() -> int:

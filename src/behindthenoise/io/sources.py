@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 from zipfile import BadZipFile
 
@@ -20,9 +20,12 @@ import tifffile
 import xarray as xr
 import zarr
 from jaxtyping import Shaped
+from zarr.storage import FsspecStore
 
+from behindthenoise import remote
 from behindthenoise.config import SPACE_AXES, Axis, Source
-from behindthenoise.errors import SourceError
+from behindthenoise.errors import BehindTheNoiseError, SourceError
+from behindthenoise.io.copies import copies, named_by_url
 
 ALIASES: Mapping[str, Axis] = {
     **{axis: axis for axis in get_args(Axis)},
@@ -134,7 +137,8 @@ def open_source(source: Source) -> xr.DataArray:
     ----------
     source
         Zarr (2 or 3), OME-Zarr (level 0, unless `array` names another), TIFF (one file, or a pattern of files that are
-        stacked along a new first axis in natural order), HDF5, NPY or NPZ.
+        stacked along a new first axis in natural order), HDF5, NPY or NPZ. Zarr at a URL is read in place, block by block; other
+        files are copied first.
 
     Returns
     -------
@@ -152,12 +156,12 @@ def open_source(source: Source) -> xr.DataArray:
     files = sorted(source.files(), key=_natural)
     if not files:
         raise SourceError(f"source {source.path!r} does not exist; give an existing file, folder or pattern")
-    suffix = Path(files[0]).suffix.lower()
+    suffix = remote.suffix(files[0])
     if suffix not in READERS:
         raise SourceError(f"source {files[0]!r} is of unknown format {suffix!r}; known are {', '.join(READERS)}")
     if len(files) > 1 and READERS[suffix] is not _read_tiff:
         raise SourceError(f"source {source.path!r} matches {len(files)} files; only TIFF files are stacked, so give one path")
-    stored = READERS[suffix](files, source.array)
+    stored = _read(source, files, suffix)
 
     origin = _origin(source.path, stored.name)
     _check_values(stored.values, origin)
@@ -169,6 +173,17 @@ def open_source(source: Source) -> xr.DataArray:
     elif source.channel_names is not None:
         raise SourceError(f"{origin} has no channel axis for `channel_names`; its axes are {' '.join(dims)}")
     return array
+
+
+def _read(source: Source, files: Sequence[str], suffix: str) -> Stored:
+    """Array of a source by the reader of its format, which knows Zarr at a URL, and otherwise files of this machine."""
+    if not remote.is_url(source.path):
+        return READERS[suffix](files, source.array)
+    if READERS[suffix] is _read_zarr:
+        return _read_zarr(files, source.array, source.options)
+    local = copies(source.path, source.options)
+    with named_by_url(local):
+        return READERS[suffix]([local[file] for file in files], source.array)
 
 
 def select_channels(array: xr.DataArray, names: tuple[str, ...] | None) -> xr.DataArray:
@@ -211,10 +226,11 @@ def crop_space(array: xr.DataArray, crop: Mapping[SpaceName, tuple[int, int]]) -
     return array.isel({axis: slice(start, stop) for axis, (start, stop) in crop.items()})
 
 
-def _read_zarr(files: Sequence[str], wanted: str | None) -> Stored:
-    """Array of a Zarr folder, with the channel names and the scale that the groups around it tell."""
+def _read_zarr(files: Sequence[str], wanted: str | None, options: Mapping[str, Any] | None = None) -> Stored:
+    """Array of a Zarr folder or URL, with the channel names and the scale that the groups around it tell."""
     with _reading(files[0], *ZARR_ERRORS):
-        root = zarr.open(files[0], mode="r")
+        place = files[0] if options is None else FsspecStore.from_url(files[0], dict(options), read_only=True)
+        root = zarr.open(place, mode="r")
     if isinstance(root, zarr.Array):
         if wanted is not None:
             raise SourceError(f"{files[0]} is one array and holds no {wanted!r}; leave `array` out")
@@ -222,9 +238,10 @@ def _read_zarr(files: Sequence[str], wanted: str | None) -> Stored:
 
     with _reading(files[0], *ZARR_ERRORS):
         name, node = _zarr_array(root, wanted, files[0])
-    groups = {parent: _zarr_group(root, parent) for parent in _parents(name)}
+        groups = {parent: _zarr_group(root, parent) for parent in _parents(name)}
+        coordinates = list(_zarr_coordinates(next(iter(groups.values()))))
     names = [
-        *_zarr_coordinates(next(iter(groups.values()))),
+        *coordinates,
         *_names_in(node.attrs.asdict()),
         *(found for group in groups.values() for found in _names_in(group.attrs.asdict())),
     ]
@@ -492,10 +509,14 @@ def _block(shape: Sequence[int], chunk: Sequence[int], itemsize: int) -> tuple[i
 
 @contextmanager
 def _reading(path: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turn the errors with which a library refuses a file into ours."""
+    """Turn the errors with which a library refuses a file into ours; those of a network are of every kind."""
     try:
         yield
-    except errors as problem:
+    except BehindTheNoiseError:
+        raise
+    except Exception as problem:
+        if not isinstance(problem, errors) and not remote.is_url(path):
+            raise
         cause = f"{type(problem).__name__}: {problem}"
         raise SourceError(f"{path} cannot be read ({cause}); it may be damaged, incomplete or of another format") from problem
 

@@ -1,6 +1,6 @@
 """Stores of one volume: its input in canonical form, the ensemble's quantiles, the finished OME-Zarr."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from colorsys import hls_to_rgb
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,20 +99,51 @@ def read_layout(group: zarr.Group) -> Layout:
         raise StoreError(f"store {group.store_path} has no layout; delete its folder and run the workflow again") from problem
 
 
+@dataclass(frozen=True)
+class LabelImage:
+    """
+    An image of numbers from 1 that belongs to a finished volume; 0 is none.
+
+    Attributes
+    ----------
+    name
+        Of its group below `labels`.
+    colours
+        Of each number.
+    properties
+        What is known of each number.
+    """
+
+    name: str
+    colours: tuple[tuple[int, int, int, int], ...]
+    properties: tuple[dict[str, Any], ...]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """As OME-Zarr has it."""
+        return {
+            "colors": [{"label-value": number, "rgba": list(colour)} for number, colour in enumerate(self.colours, start=1)],
+            "properties": [{"label-value": number, **known} for number, known in enumerate(self.properties, start=1)],
+            "source": {"image": "../../"},
+        }
+
+
 def create_ome(
-    path: Path, volume: Volume, name: str, levels: Sequence[Sequence[int]], tokens: int, *, spread: bool = False
+    path: Path,
+    volume: Volume,
+    levels: Sequence[Sequence[int]],
+    labels: Sequence[LabelImage],
+    maps: Sequence[str] = (),
 ) -> zarr.Group:
     """
-    Lay out the finished volume: OME-Zarr 0.5 with a pyramid, and the tokens as labels.
+    Lay out the finished volume: OME-Zarr 0.5 with a pyramid, and its label images.
 
     Parameters
     ----------
     levels
         Spatial shape of each level of the pyramid, the full one first.
-    tokens
-        Number of tokens, for the labels' colours.
-    spread
-        Whether, after the statistics of all channels, the members' spread follows for each.
+    maps
+        Names of what follows after the statistics of all channels.
 
     References
     ----------
@@ -121,7 +152,8 @@ def create_ome(
     geometry = volume.geometry
     edge, file = stores.CHUNK[len(volume.shape)], stores.SHARD[len(volume.shape)]
     names = [f"{channel} {statistic}" for channel in geometry.channels for statistic in STATISTICS]
-    names += [f"{channel} spread" for channel in geometry.channels] if spread else []
+    names += maps
+    name = path.name.removesuffix(".ome.zarr")
     image = {
         "ome": {
             "version": "0.5",
@@ -139,25 +171,38 @@ def create_ome(
             chunks=Cut((1, *[edge] * len(shape)), (len(names), *[file] * len(shape))),
             dims=("c", *geometry.space),
         )
-    labels = group.create_group("labels", attributes={"ome": {"version": "0.5", "labels": ["tokens"]}})
-    label = labels.create_group(
-        "tokens",
-        attributes={
-            "ome": {
-                "version": "0.5",
-                "multiscales": [_multiscale(geometry, "tokens", levels, channels=False)],
-                "image-label": {
-                    "colors": [
-                        {"label-value": index, "rgba": list(colour)} for index, colour in enumerate(colours(tokens), start=1)
-                    ],
-                    "source": {"image": "../../"},
-                },
-            }
-        },
-    )
-    for level, shape in enumerate(levels):
-        cut = Cut([edge] * len(shape), [file] * len(shape))
-        stores.create_array(label, str(level), shape, dtype="uint8", chunks=cut, dims=geometry.space)
+    attributes = {"ome": {"version": "0.5", "labels": [image.name for image in labels]}}
+    below = group.create_group("labels", attributes=attributes)
+    for label in labels:
+        multiscale = _multiscale(geometry, label.name, levels, channels=False)
+        metadata = {"version": "0.5", "multiscales": [multiscale], "image-label": label.metadata}
+        target = below.create_group(label.name, attributes={"ome": metadata})
+        for level, shape in enumerate(levels):
+            cut = Cut([edge] * len(shape), [file] * len(shape))
+            stores.create_array(target, str(level), shape, dtype="uint8", chunks=cut, dims=geometry.space)
+    return group
+
+
+def create_regions(path: Path, volume: Volume, kinds: Mapping[str, str]) -> zarr.Group:
+    """
+    Lay out maps of a volume beside its finished store, each (*space), with the coordinates that xarray reads.
+
+    Parameters
+    ----------
+    kinds
+        Type of the values of each map, by its name.
+    """
+    geometry, edges = volume.geometry, stores.CHUNK[len(volume.shape)]
+    group = stores.create_group(path, {"geometry": asdict(geometry)})
+    positions = coordinates(geometry, volume.shape)
+    for name in geometry.space:
+        _, values, attributes = positions[name]
+        array = stores.create_array(group, name, (len(values),), dtype="float64", chunks=(len(values),), dims=(name,))
+        array.update_attributes(attributes)
+        array[:] = values
+    cut = Cut([edges] * len(volume.shape), [stores.SHARD[len(volume.shape)]] * len(volume.shape))
+    for name, dtype in kinds.items():
+        stores.create_array(group, name, volume.shape, dtype=dtype, chunks=cut, dims=geometry.space)
     return group
 
 

@@ -139,10 +139,14 @@ def _token_columns(content: Content) -> Iterable[Column]:
         Column("token", "token", number),
         Column("share", "share", percent),
         Column("voxels", "voxels", number),
+        Column("stability", "found again by other fits", percent),
+        Column("verdict", "which means", number, wraps=True),
+        Column("novelty", "mean novelty", percent),
+        Column("neighbour", "touches most", number),
         *(
             Column(f"{quantity}_{name}", f"{name}: {quantity} ({unit})", number)
             for name in content.field.channel_names
-            for quantity in ("mean", "width")
+            for quantity in ("mean", "spread", "width")
         ),
     )
 

@@ -146,7 +146,10 @@ class Content:
     ensemble
         The first k members, before calibration: members (k), channel, correlation, width, coverage.
     tokens
-        What each token is made of: token, share (0 to 1), voxels, then mean_CHANNEL and width_CHANNEL for every channel.
+        What each token is made of in the training field: token, share (0 to 1), voxels, stability, verdict, novelty, neighbour,
+        neighbour_share, then mean_CHANNEL, spread_CHANNEL and width_CHANNEL for every channel.
+    stability
+        How far other fits agree, for each number of tokens: tokens, memory, agreement_of_seeds, agreement_of_halves.
     field
         A cut through the field with the slow scan.
     volumes
@@ -175,6 +178,7 @@ class Content:
     reference: Table
     ensemble: Table
     tokens: Table
+    stability: Table
     field: Slice
     volumes: tuple[Slice, ...]
     checks: Sequence[Check]

@@ -153,6 +153,29 @@ def ensemble_curves(rows: Table, value_unit: str) -> Figure:
 
 
 @rc_context(STYLE)
+def token_stability(rows: Table, count: int) -> Figure:
+    """Agreement of other fits, and the memory of a walk through the image, over the number of tokens; the number used is marked."""
+    figure = Figure(figsize=(PAGE_WIDTH, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    numbers = column(rows, "tokens")
+    curves = (("agreement_of_seeds", "other seeds", BLUE, "o-"), ("agreement_of_halves", "halves of the ensemble", ORANGE, "s--"))
+    for key, label, colour, style in curves:
+        left.plot(numbers, column(rows, key), style, color=colour, markersize=4, linewidth=1.3, label=label)
+    left.set_ylim(min(0.0, *(float(row[key]) for row in rows for key, *_ in curves if float(row[key]) == float(row[key]))), 1.02)
+    left.set_title("adjusted Rand index with")
+    right.plot(numbers, column(rows, "memory"), "D-", color=GREEN, markersize=4, linewidth=1.3)
+    right.set_ylim(0, 1.02)
+    right.set_title("memory of one step through the image")
+    for panel in (left, right):
+        panel.axvline(count, color="black", linestyle=":", linewidth=1, label="tokens used")
+        panel.set_xlabel("number of tokens")
+        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        panel.grid(color=GRID)
+    left.legend(fontsize=8.5)
+    return figure
+
+
+@rc_context(STYLE)
 def tokens(plane: Slice) -> Figure:
     """
     Map of the tokens beside the first channel's median, with each token's number and share of the map.

@@ -107,7 +107,7 @@ def _drawings(content: Content) -> dict[str, Iterable[Drawing]]:
         "levels": _level_drawings(content),
         "reference": _reference_drawings(content),
         "ensemble": _ensemble_drawings(content),
-        "tokens": _token_drawings(content.field, "tokens"),
+        "tokens": [*_token_drawings(content.field, "tokens"), *_stability_drawings(content)],
         **{f"volume {index}": _volume_drawings(plane, index) for index, plane in enumerate(content.volumes, start=1)},
     }
 
@@ -309,6 +309,19 @@ def _token_drawings(plane: Slice, name: str) -> Iterator[Drawing]:
             caption=f"{plane.title}. Pixels that the ensemble describes alike have the same token, found without any label. "
             "Tokens are numbered by the rising mean of the first channel in the sample they were fitted on. "
             "The share is that of this map.",
+        )
+
+
+def _stability_drawings(content: Content) -> Iterator[Drawing]:
+    if content.stability:
+        yield Drawing(
+            "token_stability",
+            figures.token_stability(content.stability, len(content.tokens)),
+            alt="Agreement of other clusterings, and memory, over the number of tokens",
+            caption="Left: how far tokens depend on the seed of their clustering, and on which half of the members they come from; 1 "
+            "is no difference, 0 is chance. Right: how much of the last distinction between so many tokens a step of 2 to 5 voxels "
+            "leaves; after the number of phases it falls. Tokens are joined from finer ones, so that every number has its map "
+            "without any network: set tokens.count.",
         )
 
 

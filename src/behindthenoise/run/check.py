@@ -1,11 +1,11 @@
 """Verb `check`: refuse before the first training what would fail after the last."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf, prod
 from pathlib import Path
 from typing import Any
 
-from behindthenoise.config import CalibrationConfig, InferenceConfig, TrainingConfig
+from behindthenoise.config import CalibrationConfig, InferenceConfig, RegionConfig, TokensConfig, TrainingConfig
 from behindthenoise.core import memory, patches
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.calibration.dependence import SMALLEST_EDGE
@@ -28,8 +28,9 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     units = expect_units(config, facts)
     for channel, (least, largest) in zip(facts["channels"], facts["clean_range"], strict=True):
         expect_support(config.support, channel, least, largest)
+    expect_channels(spec.get("regions", dict[str, RegionConfig]), facts["channels"])
     inference = spec.get("inference", InferenceConfig)
-    expect_voxels(spec.get("tokens.count", int), facts["voxels"]["train"])
+    expect_voxels(spec.part("tokens", TokensConfig).least, facts["voxels"]["train"])
     # volumes may be larger than the field of the pairs, and then a tile is not cut at its end
     shape = [LARGE] * len(facts["shape"]) if spec.sections["volumes"] else facts["shape"]
     components = spec.get("tokens.components", int)
@@ -57,6 +58,20 @@ def expect_units(config: CalibrationConfig, facts: dict[str, Any]) -> str:
     effective = inf if kind == "block" and config.unit == "auto" else None
     expect_feasible(config, sides, count, facts["scans"] * facts["voxels"]["calibration"], effective, kind)
     return f"{count} {kind}{'s' * (count != 1)}"
+
+
+def expect_channels(regions: Mapping[str, RegionConfig], channels: Sequence[str]) -> None:
+    """
+    Nothing, if the pairs have every channel in which regions are asked for.
+
+    Raises
+    ------
+    ConfigError
+        Names the channel and those that there are.
+    """
+    for name, region in regions.items():
+        if region.channel not in channels:
+            raise ConfigError(f"regions.{name}.channel is {region.channel!r}; the pairs have {', '.join(map(repr, channels))}")
 
 
 def expect_step(architecture: Architecture, training: TrainingConfig, shape: Sequence[int]) -> None:

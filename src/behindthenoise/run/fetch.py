@@ -14,6 +14,7 @@ from behindthenoise.io import volumes
 from behindthenoise.io.canonical import canonical, read_mask, reading
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import log, write_json
+from behindthenoise.io.volumes import Volume
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import VOLUME, Spec
@@ -31,9 +32,10 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
         noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, loaded.geometry)
     else:
         noisy, mask = read(config, spec.get("pairs", PairsConfig).channels, loaded.geometry)
-    with reading(str(noisy.attrs.get("origin", name))):
-        mask = require_data(noisy, mask, name, masked=config is None or config.mask is not None)
-    digests = volumes.write_input(store, noisy, mask, loaded.geometry)
+    with reading(*origins(config, noisy, name)):
+        digests = volumes.write_input(store, noisy, mask, loaded.geometry)
+    # of the copy, because a source may be slow or far away, and is read once
+    require_data(volumes.open_input(store), name, masked=config is None or config.mask is not None)
     log(f"fetch: volume {name}: {dict(noisy.sizes)}")
     write_json(manifest, {"stage": "fetch", "volume": name, "shape": list(mask.shape), "digests": digests})
 
@@ -86,21 +88,26 @@ def read(config: VolumeConfig, channels: tuple[str, ...] | None, geometry: Geome
     return noisy, read_mask(config.mask, config.crop, sizes)
 
 
-def require_data(noisy: xr.DataArray, mask: xr.DataArray, name: str, *, masked: bool) -> xr.DataArray:
+def origins(config: VolumeConfig | None, noisy: xr.DataArray, name: str) -> list[str]:
+    """Where the values come from, for messages."""
+    masks = [config.mask.path] if config is not None and config.mask is not None else []
+    return [str(noisy.attrs.get("origin", name)), *masks]
+
+
+def require_data(volume: Volume, name: str, *, masked: bool) -> None:
     """
-    The mask, if it holds data and every voxel under it is a number; read block by block.
+    Nothing, if the mask holds data and every voxel under it is a number; read block by block.
 
     Raises
     ------
     SourceError
         If the mask is empty, or a voxel under it is not finite.
     """
-    axis = noisy.get_axis_num("channel")
-    finite = xr.DataArray(da.isfinite(noisy.data).all(axis=axis), dims=mask.dims)
-    kept, bad = da.compute(mask.data.sum(), (mask.data & ~finite.data).sum())
+    mask = da.from_zarr(volume.mask)
+    finite = da.isfinite(da.from_zarr(volume.noisy)).all(axis=0)
+    kept, bad = da.compute(mask.sum(), (mask & ~finite).sum())
     if kept == 0:
         raise SourceError(f"the mask of volume {name!r} is empty; it must be true where there is data")
     if bad:
         cure = "exclude them by the mask" if masked else f"give volumes.{name}.mask, or fill them"
         raise SourceError(f"volume {name!r} has {bad} voxels that are NaN or infinite; {cure}")
-    return mask

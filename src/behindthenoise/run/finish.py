@@ -1,5 +1,6 @@
 """Verb `finish`: stored quantiles and embedding → calibrated intervals, tokens and pyramid; no network runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +8,24 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from behindthenoise.config import InferenceConfig
+from behindthenoise.config import InferenceConfig, TokensConfig
 from behindthenoise.core import tokens as tokenizing
 from behindthenoise.core.calibration.scores import rearrange
 from behindthenoise.core.calibration.thresholds import Calibration, Support
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.rounding import rounded
+from behindthenoise.core.tokens import TokenModel
+from behindthenoise.errors import ConfigError
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import log, write_json
+from behindthenoise.io.volumes import LabelImage
 from behindthenoise.run import models
 from behindthenoise.run import thresholds as stored
 from behindthenoise.run.shards import Shards, expect_complete
 from behindthenoise.stages import Spec
+
+Classes = dict[str, tuple[int, ...]]
+TOKENS = "labels/tokens"
 
 
 def run(
@@ -28,19 +35,25 @@ def run(
     source, shards = volumes.open_input(volume), Shards.open(quantiles, volumes.open_input(volume).shape)
     expect_complete(shards, jobs)
     model, support = models.read_tokens(tokens), support_of(spec)
+    classes = spec.part("tokens", TokensConfig).classes
+    numbers = numbers_of(classes, model)
     calibration, _ = stored.read(thresholds)
     levels = shapes_of_levels(source.shape)
-    config, name = spec.part("inference", InferenceConfig), store.name.removesuffix(".ome.zarr")
-    target = volumes.create_ome(store, source, name, levels, len(model.centroids), spread=config.spread)
-    log(f"finish: {len(levels)} levels, {len(model.centroids)} tokens")
-    edges = stores.files(stores.get_array(target, "labels/tokens/0"))
+    config, channels = spec.part("inference", InferenceConfig), source.geometry.channels
+    labels = label_images(model, classes)
+    maps = [*([f"{channel} spread" for channel in channels] if config.spread else []), "novelty"]
+    target = volumes.create_ome(store, source, levels, labels, maps)
+    log(f"finish: {len(levels)} levels, {model.count} tokens")
+    edges = stores.files(stores.get_array(target, f"{TOKENS}/0"))
     given, spread, embedding = (lazily(stores.get_array(shards.group, name), edges) for name in volumes.RAW)
-    labels = da.map_blocks(assigned, embedding, model, dtype=np.uint8, drop_axis=0)
+    located = da.map_blocks(looked_up, embedding, model, dtype=np.float32, chunks=((2,), *embedding.chunks[1:]))
+    finest = located[0].astype(np.uint8)
+    token = da.map_blocks(tokenizing.tokens_of, model, finest, dtype=np.uint8)
     bands = da.map_blocks(
         calibrated,
         given,
         spread,
-        labels,
+        token,
         calibration=calibration,
         support=support,
         error=config.relative_error,
@@ -48,12 +61,57 @@ def run(
         drop_axis=0,
         chunks=((len(volumes.STATISTICS) * given.shape[1],), *given.chunks[2:]),
     )
-    if config.spread:
-        bands = da.concatenate([bands, da.map_blocks(rounded, spread, config.relative_error, "nearest", dtype=np.float32)])
-    write_pyramid(bands, labels, target, levels)
+    strange = da.map_blocks(strangeness, model, token, located[1], dtype=np.float32)[None]
+    shown = [
+        bands,
+        *([da.map_blocks(rounded, spread, config.relative_error, "nearest", dtype=np.float32)] if config.spread else []),
+    ]
+    images = [token, finest, *(da.map_blocks(np.take, numbers, token, dtype=np.uint8) for _ in labels[2:])]
+    named = ["", *(f"labels/{label.name}/" for label in labels)]
+    write_pyramid([da.concatenate([*shown, strange]), *images], target, named, levels)
     volumes.set_windows(target, len(levels) - 1)
-    named = [f"{folder}{level}" for folder in ("", "labels/tokens/") for level in range(len(levels))]
-    write_json(manifest, {"stage": "finish", "digests": {name: stores.digest(stores.get_array(target, name)) for name in named}})
+    every = [f"{folder}{level}" for folder in named for level in range(len(levels))]
+    write_json(manifest, {"stage": "finish", "digests": {name: stores.digest(stores.get_array(target, name)) for name in every}})
+
+
+def numbers_of(classes: Classes, model: TokenModel) -> np.ndarray:
+    """
+    Class of each token, from 1 in the order of the config, with 0 before them; 0 is none.
+
+    Raises
+    ------
+    ConfigError
+        If a class has a token that there is not.
+    """
+    found = np.zeros(model.count + 1, np.uint8)
+    for number, (name, members) in enumerate(classes.items(), start=1):
+        if max(members) > model.count:
+            raise ConfigError(
+                f"tokens.classes.{name} names token {max(members)}, but there are {model.count} tokens; "
+                "name these, or set tokens.count"
+            )
+        found[list(members)] = number
+    return found
+
+
+def label_images(model: TokenModel, classes: Classes) -> list[LabelImage]:
+    """
+    Tokens, finest tokens and, where there are any, classes.
+
+    A token has the colour of its largest finest one, and a class that of its first token: colours stay when the count changes.
+    """
+    finest = volumes.colours(len(model.tree.sizes))
+    tokens = tuple(finest[index] for index in model.largest)
+    parts = [(np.flatnonzero(model.token_of == token) + 1).tolist() for token in range(1, model.count + 1)]
+    images = [
+        LabelImage("tokens", tokens, tuple({"finest": part} for part in parts)),
+        LabelImage("finest", tuple(finest), tuple({"token": int(token)} for token in model.token_of)),
+    ]
+    if classes:
+        colours = tuple(tokens[members[0] - 1] for members in classes.values())
+        properties = tuple({"class": name, "tokens": list(members)} for name, members in classes.items())
+        images.append(LabelImage("classes", colours, properties))
+    return images
 
 
 def lazily(array: zarr.Array[Any], edges: tuple[int, ...]) -> da.Array:
@@ -92,9 +150,14 @@ def calibrated(
     return np.stack(parts)
 
 
-def assigned(embedding: np.ndarray, model: tokenizing.TokenModel) -> np.ndarray:
-    """Block of the embedding (component, *space) → tokens (*space)."""
-    return tokenizing.assign(model, embedding)
+def looked_up(embedding: np.ndarray, model: TokenModel) -> np.ndarray:
+    """Block of the embedding (component, *space) → finest token and squared distance to its centroid (2, *space)."""
+    return np.stack(tokenizing.nearest(model.tree, embedding)).astype(np.float32)
+
+
+def strangeness(model: TokenModel, tokens: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Novelty to three digits, which compress well."""
+    return np.round(tokenizing.novelty(model, tokens, distances), 3)
 
 
 def mean_of_data(values: np.ndarray, axis: tuple[int, ...] | None = None) -> np.ndarray:
@@ -105,18 +168,22 @@ def mean_of_data(values: np.ndarray, axis: tuple[int, ...] | None = None) -> np.
     return np.asarray(np.where(counts, sums / np.maximum(counts, 1), np.nan), dtype=values.dtype)
 
 
-def write_pyramid(bands: da.Array, labels: da.Array, target: zarr.Group, levels: list[tuple[int, ...]]) -> None:
-    """Write the full level, then each coarser one from the stored one before: means of the image, every n-th label."""
+def write_pyramid(full: Sequence[da.Array], target: zarr.Group, names: Sequence[str], levels: Sequence[tuple[int, ...]]) -> None:
+    """
+    Write the full level, then each coarser one from the stored one before: means of the image, every n-th label.
+
+    Parameters
+    ----------
+    full
+        Image (c, *space), then its label images (*space).
+    names
+        Where each of them stands in the target: a path that the number of a level completes.
+    """
     for level, shape in enumerate(levels):
-        image, label = stores.get_array(target, str(level)), stores.get_array(target, f"labels/tokens/{level}")
         if level:
             factors = [round(fine / coarse) for fine, coarse in zip(levels[level - 1], shape, strict=True)]
-            fine_image, fine_label = (
-                da.from_zarr(stores.get_array(target, f"{path}{level - 1}")) for path in ("", "labels/tokens/")
-            )
-            bands = da.coarsen(
-                mean_of_data, fine_image, {axis + 1: factor for axis, factor in enumerate(factors)}, trim_excess=True
-            )
-            starts = tuple(slice(None, size * factor, factor) for size, factor in zip(shape, factors, strict=True))
-            labels = fine_label[starts]
-        stores.fill([bands, labels], [image, label])
+            image, *labels = (da.from_zarr(stores.get_array(target, f"{name}{level - 1}")) for name in names)
+            means = da.coarsen(mean_of_data, image, {axis + 1: factor for axis, factor in enumerate(factors)}, trim_excess=True)
+            steps = tuple(slice(None, size * factor, factor) for size, factor in zip(shape, factors, strict=True))
+            full = [means, *(label[steps] for label in labels)]
+        stores.fill(full, [stores.get_array(target, f"{name}{level}") for name in names])

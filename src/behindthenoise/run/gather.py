@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import yaml
 
@@ -16,7 +15,6 @@ from behindthenoise.core.split import ROLES, shown_image, units_of
 from behindthenoise.io import stores, tables
 from behindthenoise.io import volumes as volumes_io
 from behindthenoise.io.record import environment, read_json, run_record, write_json
-from behindthenoise.io.tables import Value
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.evaluate import TABLES
 from behindthenoise.run.pairs import Pairs
@@ -36,6 +34,8 @@ def run(
     certificate: Path,
     volumes: list[Path],
     shifts: list[Path],
+    descriptions: list[Path],
+    stability: Path,
     records: list[Path],
     graphs: list[Path],
     content: Path,
@@ -60,7 +60,8 @@ def run(
             "certificate": promised(signed),
             "coverage": spec.get("calibration", CalibrationConfig).coverage,
             **{shown: tables.read(evaluation / f"{name}.csv") for name, shown in EVALUATED.items()},
-            "tokens": token_table(finished["field"], loaded.geometry.channels),
+            "tokens": {path.parent.name: tables.read(path) for path in descriptions}["field"],
+            "stability": tables.read(stability),
             "slices": metas,
             # in the order of the slices
             "checks": sorted((read_json(path) for path in shifts), key=lambda check: (check["volume"] != "field", check["volume"])),
@@ -167,29 +168,3 @@ def promised(signed: Mapping[str, Any]) -> dict[str, Any]:
             for row, *found in zip(rows, *others.values(), strict=True)
         ],
     }
-
-
-def token_table(finished: Path, channels: tuple[str, ...]) -> list[dict[str, Value]]:
-    """Share of every token in the training field, with the mean median and width of every channel."""
-    group = stores.open_group(finished)
-    labels = da.from_zarr(stores.get_array(group, "labels/tokens/0")).ravel()
-    bands = da.from_zarr(stores.get_array(group, "0"))
-    counts = np.asarray(da.bincount(labels, minlength=256).compute())
-    present = [int(token) for token in np.flatnonzero(counts) if token]
-    sums = {
-        f"{statistic}_{channel}": np.asarray(
-            da.bincount(labels, weights=da.nan_to_num(bands[index].ravel()), minlength=256).compute()
-        )
-        for position, channel in enumerate(channels)
-        for statistic, index in (("mean", 4 * position + 1), ("width", 4 * position + 3))
-    }
-    total = sum(counts[present])
-    return [
-        {
-            "token": token,
-            "share": counts[token] / total,
-            "voxels": int(counts[token]),
-            **{key: float(values[token] / counts[token]) for key, values in sums.items()},
-        }
-        for token in present
-    ]

@@ -19,7 +19,7 @@ def run(spec: Spec, *, members: list[Path], projection: Path, tokens: Path, stor
     shape, chunks = ((*sizes[:2], *sizes[3:]) for sizes in (latents[0].shape, latents[0].chunks))
     dims = ("image", "scan", *SPACE_AXES[-(latents[0].ndim - 3) :])
     target = stores.create_array(
-        stores.create_group(store, {"tokens": len(model.centroids)}), "tokens", shape, dtype="uint8", chunks=chunks, dims=dims
+        stores.create_group(store, {"tokens": model.count}), "tokens", shape, dtype="uint8", chunks=chunks, dims=dims
     )
     for block in stores.blocks(target):
         where = (*block[:2], slice(None), *block[2:])
@@ -27,5 +27,5 @@ def run(spec: Spec, *, members: list[Path], projection: Path, tokens: Path, stor
         embedding = tokenizing.stored(tokenizing.embed(mapping, vectors)).T
         extent = [part.stop - part.start for part in block]
         target[block] = tokenizing.assign(model, np.ascontiguousarray(embedding)).reshape(extent)
-    log(f"label: {len(model.centroids)} tokens, {shape[0]} images of {shape[1]} scans")
+    log(f"label: {model.count} tokens, {shape[0]} images of {shape[1]} scans")
     write_json(manifest, {"stage": "label", "tokens": stores.digest(target)})

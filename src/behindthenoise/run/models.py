@@ -1,13 +1,14 @@
 """Samples of training voxels, projections and tokens on disk: plain numbers, nothing that could run code."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from behindthenoise.core.tokens import Projection, TokenModel
+from behindthenoise.core.tokens import Projection, TokenModel, TokenTree
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,20 @@ class Sample:
         Latent vectors.
     quantiles
         Lower, median and upper quantile of every channel, in units of the clean image.
+    pairs
+        Places of two voxels that are each other's company.
     """
 
     voxels: Int[np.ndarray, " n"]
     latents: Float32[np.ndarray, " n latent"]
     quantiles: Float32[np.ndarray, " 3 c n"]
+    pairs: Int[np.ndarray, " pair 2"]
 
 
 def write_sample(path: Path, sample: Sample) -> None:
     """Write one member's sample."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, voxels=sample.voxels, latents=sample.latents, quantiles=sample.quantiles)
+    np.savez(path, **vars(sample))
 
 
 def read_samples(paths: Sequence[Path]) -> list[Sample]:
@@ -41,7 +45,7 @@ def read_samples(paths: Sequence[Path]) -> list[Sample]:
     found = []
     for path in paths:
         with np.load(path) as content:
-            found.append(Sample(content["voxels"], content["latents"], content["quantiles"]))
+            found.append(Sample(**content))
     return found
 
 
@@ -57,13 +61,17 @@ def read_projection(path: Path) -> Projection:
         return Projection(tuple(content["matrices"]), content["offset"])
 
 
-def write_tokens(path: Path, tokens: TokenModel) -> None:
-    """Write the tokens' centroids."""
+def write_tokens(path: Path, model: TokenModel) -> None:
+    """Write tokens with the tree that they come from."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, centroids=tokens.centroids)
+    reference = {f"reference_{token}": distances for token, distances in enumerate(model.reference, start=1)}
+    content: dict[str, Any] = {"count": model.count, **vars(model.tree), **reference}
+    np.savez(path, **content)
 
 
 def read_tokens(path: Path) -> TokenModel:
-    """Read the tokens' centroids."""
+    """Read tokens."""
     with np.load(path) as content:
-        return TokenModel(content["centroids"])
+        tree = TokenTree(**{field.name: content[field.name] for field in fields(TokenTree)})
+        count = int(content["count"])
+        return TokenModel(tree, count, tuple(content[f"reference_{token}"] for token in range(1, count + 1)))

@@ -13,11 +13,18 @@ from behindthenoise.io.lease import device_index
 from behindthenoise.run.architectures import read_architecture
 
 
-def device() -> torch.device:
-    """A GPU that is this process's alone until it ends, else the CPU; full float32, or tiles would show in the third digit."""
+def device(*, sharers: int = 1) -> torch.device:
+    """
+    A GPU that is this process's until it ends, else the CPU; full float32, or tiles would show in the third digit.
+
+    Parameters
+    ----------
+    sharers
+        Processes that may share the GPU, this one among them.
+    """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    index = device_index(torch.cuda.device_count(), os.environ)
+    index = device_index(torch.cuda.device_count(), os.environ, sharers=sharers)
     if index is None:
         return torch.device("cpu")
     torch.cuda.set_device(index)  # what names no device, as the recording of CUDA graphs, means this one

@@ -35,7 +35,7 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, lat
     network = on_disk.read_network(graph, weights, config.precision)
     _, voxel_bytes = memory.ensemble_cost([network.architecture], components=0)
     core = memory.choose_core(loaded.shape, network.architecture.halo, voxel_bytes, config.memory_bytes, config.tile_edge)
-    sample = draw_sample(loaded.split.role == TRAIN, spec.get("tokens.sample", int), spec.get("tokens.seed", int))
+    drawn = draw_sample(loaded.split.role == TRAIN, spec.get("tokens.sample", int), spec.get("tokens.seed", int))
     difference = tiling_difference(loaded, network, core)
     group = stores.create_group(store, {"levels": LEVELS, "tiling_difference": difference})
     dims = ("image", "scan", "quantile", "channel", *loaded.geometry.space)
@@ -51,12 +51,12 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, lat
         chunks=(1, 1, latent, *chunks[4:]),
         dims=("image", "scan", "latent", *loaded.geometry.space),
     )
-    taken = Taken.empty(sample, loaded.mask.shape, latent, channels)
+    taken = Taken.empty(drawn.voxels, loaded.mask.shape, latent, channels)
     countdown = Countdown(shape[0] * shape[1], "fields")
     for done, (image, scan) in enumerate(np.ndindex(shape[:2]), start=1):
         array[image, scan], vectors[image, scan] = predict(loaded, network, core, (image, scan), taken if scan == 0 else None)
         countdown.done(done)
-    models.write_sample(latents, models.Sample(sample, taken.latents, taken.quantiles))
+    models.write_sample(latents, models.Sample(drawn.voxels, taken.latents, taken.quantiles, drawn.pairs))
     digests = {"quantiles": stores.digest(array), "heldout_latents": stores.digest(vectors), "latents": file_digest(latents)}
     write_json(manifest, {"stage": "predict", **digests, "tiling_difference": difference})
 

@@ -28,8 +28,8 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, l
     """Write the rules: scores without counts."""
     config = spec.part("calibration", CalibrationConfig)
     source = HeldOut.open(pairs, heldout, labels)
-    centroids = models.read_tokens(tokens).centroids
-    fixed = fit(config, source, pairs, models.read_samples(latents), len(centroids))
+    centres = models.read_tokens(tokens).centres
+    fixed = fit(config, source, pairs, models.read_samples(latents), len(centres))
     boxes = source.boxes(int(CALIBRATION))
     kind = kind_of(sum(box is not None for box in boxes), config.unit)
     parts, noisy_parts = ([], []) if kind == "image" else read_parts(source, fixed, boxes)
@@ -43,9 +43,7 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, l
     log(f"survey: {source.voxels(int(CALIBRATION))} voxels in {sum(box is not None for box in boxes)} images; a unit is one {kind}")
     if kind == "block":
         log(f"survey: misses are correlated over {radius} voxels, blocks of {edge}")
-    places = tuple(
-        groups.places(bins, centroids.astype(np.float64)) for groups, bins in zip(fixed.groups, fixed.intensities, strict=True)
-    )
+    places = tuple(groups.places(bins, centres) for groups, bins in zip(fixed.groups, fixed.intensities, strict=True))
     scored.write(rules, Scored(fixed.scores, fixed.groups, places, {}, (), effects, noisy_effects, kind, edge, radius))
 
 

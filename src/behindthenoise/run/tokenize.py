@@ -1,25 +1,71 @@
-"""Verb `tokenize`: embedded sample → the tokens' centroids."""
+"""Verb `tokenize`: members' sampled latents and projection → tokens at every level of detail, and how far they can be trusted."""
 
 from pathlib import Path
 
 import numpy as np
 
+from behindthenoise.config import TokensConfig
 from behindthenoise.core import clustering
 from behindthenoise.core import tokens as tokenizing
+from behindthenoise.core.clustering import Sampled, Stability
+from behindthenoise.core.tokens import TokenModel, TokenTree
 from behindthenoise.errors import ConfigError
+from behindthenoise.io import tables
 from behindthenoise.io.record import log
 from behindthenoise.run import models
 from behindthenoise.stages import Spec
 
 
-def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path) -> None:
-    """Write the centroids."""
+def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path, stability: Path, table: Path) -> None:
+    """Write the tokens, the agreement of other fits at every level, and a table of the tokens."""
+    config = spec.part("tokens", TokensConfig)
     samples = models.read_samples(latents)
     # tokens are numbered by the ensemble's median of the first channel
     median = np.mean([sample.quantiles[1, 0] for sample in samples], axis=0)
-    count = spec.get("tokens.count", int)
-    if count > len(median):
-        raise ConfigError(f"tokens.count is {count}, but only {len(median)} voxels are sampled; ask for fewer tokens")
-    sample = tokenizing.embed(models.read_projection(projection), [sample.latents for sample in samples])
-    models.write_tokens(tokens, clustering.fit_tokens(sample, median, count, spec.get("tokens.seed", int)))
-    log(f"tokenize: {count} tokens from {len(sample)} voxels")
+    finest = config.finest_of(len(median))
+    if isinstance(config.count, int) and config.count > len(median):
+        raise ConfigError(f"tokens.count is {config.count}, but only {len(median)} voxels are sampled; ask for fewer tokens")
+    sampled = Sampled([sample.latents for sample in samples], samples[0].pairs, median)
+    mapping = models.read_projection(projection)
+    points = tokenizing.stored(tokenizing.embed(mapping, sampled.latents))
+    tree = clustering.fit_tree(points.astype(np.float32), sampled.pairs, median, finest, config.seed)
+    log(f"tokenize: {finest} finest tokens from {len(median)} voxels and {len(sampled.pairs)} pairs of them")
+    found = clustering.stability(sampled, tree, len(mapping.offset), config.seed)
+    count = clustering.choose_count(found, tree.memory) if config.count == "auto" else config.count
+    model = clustering.model_of(tree, count, points)
+    models.write_tokens(tokens, model)
+    labels = tokenizing.assign(model, points.T)
+    again = clustering.token_stability(found, labels, count)
+    tables.write(stability, levels_of(tree, found))
+    tables.write(table, tokens_of(model, labels, median, again))
+    chosen = "as configured" if config.count != "auto" else "found by stability"
+    log(f"tokenize: {count} tokens, {chosen}; seeds agree by {found.seeds[count - 1]:.2f}, halves by {found.halves[count - 1]:.2f}")
+
+
+def levels_of(tree: TokenTree, found: Stability) -> list[dict[str, float]]:
+    """One row for each number of tokens from 2 on."""
+    return [
+        {
+            "tokens": index + 1,
+            "memory": float(tree.memory[index]),
+            "agreement_of_seeds": float(found.seeds[index]),
+            "agreement_of_halves": float(found.halves[index]),
+            "agreement_with_next": float(found.neighbours[index]),
+        }
+        for index in range(1, len(tree.levels))
+    ]
+
+
+def tokens_of(model: TokenModel, labels: np.ndarray, median: np.ndarray, again: np.ndarray) -> list[dict[str, float | str]]:
+    """One row for each token."""
+    return [
+        {
+            "token": token,
+            "share": float((labels == token).mean()),
+            "intensity": float(median[labels == token].mean()) if (labels == token).any() else float("nan"),
+            "stability": float(again[token - 1]),
+            "verdict": clustering.verdict(float(again[token - 1])),
+            "finest": " ".join(str(index) for index in np.flatnonzero(model.token_of == token) + 1),
+        }
+        for token in range(1, model.count + 1)
+    ]

@@ -29,13 +29,22 @@ CHECKPOINT_S = 30.0  # between two checkpoints: what a kill may cost
 
 
 def run(
-    spec: Spec, *, pairs: Path, graph: Path, weights: Path, history: Path, manifest: Path, member: int, memory_gb: float
+    spec: Spec,
+    *,
+    pairs: Path,
+    graph: Path,
+    weights: Path,
+    history: Path,
+    manifest: Path,
+    member: int,
+    memory_gb: float,
+    members_per_gpu: int,
 ) -> None:
     """Write the weights, the history of the losses, and the manifest; go on from a checkpoint where there is one."""
     config, seed = spec.part("training", TrainingConfig), spec.get("ensemble.seed", int)
     torch.set_num_threads(config.threads)
     architecture = read_architecture(graph)
-    device = on_disk.device()
+    device = on_disk.device(sharers=members_per_gpu)
     if config.precision == "bfloat16" and device.type == "cpu":
         log("train: gradients in bfloat16 cannot be trusted on a CPU; trains in float32")
     exchangeable = exchangeable_axes(config, store_of_pairs.read_geometry_of(pairs))

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import zarr
 
-from behindthenoise.errors import StoreError
+from behindthenoise import remote
+from behindthenoise.errors import RemoteError, StoreError
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import file_digest, read_json
+from behindthenoise.run import publish
 from behindthenoise.run.shards import Shards, name_of
 
 RECORD = ".run.json"
@@ -103,6 +105,7 @@ def arrays_of(results: Path) -> Iterator[Written]:
         (results / "pairs.json", results / "pairs.zarr"),
         *((path, path.with_name("input.zarr")) for path in sorted(results.glob("volumes/*/input.json"))),
         *((path, results / "volumes" / f"{path.parent.name}.ome.zarr") for path in sorted(results.glob("volumes/*/finish.json"))),
+        *((path, path.with_name(f"{path.stem}.zarr")) for path in sorted(results.glob("volumes/*/regions/*.json"))),
     ):
         for name, digest in content_of(manifest).get("digests", {}).items():
             yield Written(store, name, digest, manifest)
@@ -144,6 +147,28 @@ def damaged_shards(volume: Path) -> Iterator[Damage]:
                     yield Damage(f"{path} is {'damaged' if path.exists() else 'missing'}", manifest)
 
 
+def damaged_copies(manifests: Iterable[Path], workplace: Path) -> Iterator[Damage]:
+    """
+    Of published volumes, files that are lacking, of another size, or too many; reading them back would cost as much as sending.
+
+    Parameters
+    ----------
+    workplace
+        Folder where the workflow has run, from which relative paths start.
+    """
+    for manifest in manifests:
+        content = content_of(manifest)
+        if not content:  # the record of its job tells
+            continue
+        sizes = {name: file["bytes"] for name, file in content["files"].items()}
+        path = content["path"] if remote.is_url(content["path"]) else str(workplace / content["path"])
+        try:
+            for name in publish.differences(remote.place(path, content["options"]), sizes):
+                yield Damage(f"{content['path']}: {name} is not as it was published", manifest)
+        except RemoteError as problem:
+            yield Damage(f"whether the published {content['volume']} is whole is unknown: {problem}", manifest)
+
+
 def verify(results: Path) -> tuple[int, list[Damage]]:
     """
     Number of things that were checked, and what is wrong with them.
@@ -160,7 +185,9 @@ def verify(results: Path) -> tuple[int, list[Damage]]:
     raw = [path.parent for path in sorted(results.glob("volumes/*/jobs"))]
     for volume in raw:
         damages += damaged_shards(volume)
-    return len(everything) + len(raw) * len(volumes.RAW), damages
+    copies = sorted(results.glob("volumes/*/publish.json"))
+    damages += damaged_copies(copies, results.parent.parent)
+    return len(everything) + len(raw) * len(volumes.RAW) + len(copies), damages
 
 
 def advice(damages: Iterable[Damage]) -> str:

@@ -86,7 +86,7 @@ def effects(parts: Sequence[Part], groups: int) -> Float64[np.ndarray, " group m
                 residuals = _residuals(parts, chosen, miss)
                 spread = _range(parts, residuals)
                 voxels = sum(int(_valid(part).sum()) for part in parts)
-                variance = max(voxels * spread.variance * spread.range_voxels, _variance_by_blocks(residuals))
+                variance = max(voxels * spread.variance * spread.range_voxels, variance_by_blocks(residuals))
                 found[group, index] = max(variance / (miss * (1 - miss) * count), 1.0)
     return found
 
@@ -132,7 +132,7 @@ def _range(parts: Sequence[Part], residuals: Sequence[np.ndarray]) -> Range:
     return integral_range([(residual, _valid(part)) for part, residual in zip(parts, residuals, strict=True)])
 
 
-def _variance_by_blocks(residuals: Sequence[np.ndarray]) -> float:
+def variance_by_blocks(residuals: Sequence[np.ndarray]) -> float:
     """Variance of the sum of all maps by the sums of their blocks: the largest over edges with enough blocks; 0 for none."""
     found, edge = 0.0, SHORTEST
     while sum(prod(size // edge for size in residual.shape) for residual in residuals) >= ENOUGH_BLOCKS:
