@@ -98,6 +98,13 @@ def test_classes_join_tokens_and_their_regions_are_connected(case):
         assert row["mean_Fe"] == pytest.approx(bands[1][inside].mean(), rel=1e-5)
 
 
+def test_tables_of_classes_that_are_no_longer_named_go_away(case):
+    folder = case[0]
+    assert set(run(folder, CLASSES)) == {"tokens", "classes", "class_regions"}
+    assert set(run(folder, {})) == {"tokens"}
+    assert not (folder / "some" / "class_regions.zarr").exists()
+
+
 def test_a_class_of_a_token_that_there_is_not_is_refused():
     model = TokenModel.of_centroids(np.arange(3.0)[:, None])
     np.testing.assert_array_equal(numbers_of({"a": (1, 3)}, model), [0, 1, 0, 1])

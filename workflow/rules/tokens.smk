@@ -44,7 +44,7 @@ rule describe:
     input:
         finish=f"{R}/volumes/{{volume}}/finish.json",
         known=f"{R}/latents/tokens.csv",
-        coverage=f"{R}/evaluation/tokens.csv",
+        evaluate=f"{R}/evaluation/evaluate.json",
     output:
         manifest=f"{R}/volumes/{{volume}}/describe.json",
         table=f"{R}/volumes/{{volume}}/tokens.csv",
@@ -56,10 +56,11 @@ rule describe:
         "../../envs/behindthenoise.yaml"
     params:
         finished=f"{R}/volumes/{{volume}}.ome.zarr",
+        coverage=f"{R}/evaluation/tokens.csv",
         folder=f"{R}/volumes/{{volume}}",
         spec=spec("describe"),
     shell:
-        "python -m behindthenoise describe --finished {params.finished:q} --known {input.known:q} --coverage {input.coverage:q}"
+        "python -m behindthenoise describe --finished {params.finished:q} --known {input.known:q} --coverage {params.coverage:q}"
         " --folder {params.folder:q} --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 

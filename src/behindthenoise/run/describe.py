@@ -1,5 +1,6 @@
 """Verb `describe`: a finished volume → what its tokens and classes are made of, and the connected regions of each class."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ def run(spec: Spec, *, finished: Path, known: Path, coverage: Path, folder: Path
     rows = [{**one, **two, **three} for one, two, three in zip(learned, composed, judged, strict=True)]
     tables.write(folder / "tokens.csv", rows)
     log(f"describe: {len(rows)} tokens")
+    # those of classes that the config no longer names
+    for old in ("classes.csv", "class_regions.csv"):
+        (folder / old).unlink(missing_ok=True)
+    shutil.rmtree(folder / "class_regions.zarr", ignore_errors=True)
     if classes:
         composed = described(group, "classes", quantities, geometry, "class")
         tables.write(folder / "classes.csv", [{**row, "class": name} for name, row in zip(classes, composed, strict=True)])

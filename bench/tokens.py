@@ -1,0 +1,166 @@
+"""
+Tokens against the truth, and against clusterings of intensities; and what assigning them costs.
+
+`agreement` takes a finished run and the true phases of one of its volumes. Rivals are k-means on the channels of the fast scan, on
+the same smoothed by Gaussians of many widths, of which the best in hindsight counts, and on the denoised medians; each is told the
+number of clusters that ours found. Voxels without a true phase are left out.
+
+    snakemake --configfile bench/real/blobs20.yaml
+    python bench/tokens.py agreement results/blobs20 large --config bench/real/blobs20.yaml
+    snakemake --configfile bench/real/standards.yaml
+    python bench/tokens.py agreement results/standards minerals --labels ../shared/data/edx_mineral_standards.zarr
+    python bench/tokens.py assign --voxels 1e8        an embedding on disk, against scikit-learn's predict; 2 GB of disk
+"""
+
+import argparse
+import resource
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+import numpy as np
+import zarr
+from scipy.ndimage import gaussian_filter
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score, homogeneity_score
+
+from behindthenoise import config as configuration
+from behindthenoise.core import synthetic
+from behindthenoise.core.tokens import TokenModel, assign
+from behindthenoise.io import stores
+from behindthenoise.io.stores import Cut
+from behindthenoise.io.volumes import STATISTICS
+from behindthenoise.run import fetch
+
+WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+FITTED = 50_000  # voxels that rivals are fitted to
+EDGE = 512  # of a file of the embedding of `assign`
+COMPONENTS = 8
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    modes = parser.add_subparsers(dest="mode", required=True)
+    agree = modes.add_parser("agreement")
+    agree.add_argument("results", type=Path)
+    agree.add_argument("volume")
+    truth = agree.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--config", type=Path, help="of a generated data set")
+    truth.add_argument("--labels", type=Path, help="store with an array `labels`; 0 is no phase")
+    cost = modes.add_parser("assign")
+    cost.add_argument("--voxels", type=float, default=1e7)
+    cost.add_argument("--turns", type=int, default=3)
+    cost.add_argument("--folder", type=Path, default=Path("build/tokens"))
+    options = parser.parse_args()
+    if options.mode == "assign":
+        assigning(options)
+    else:
+        agreement(options)
+
+
+def agreement(options: argparse.Namespace) -> None:
+    """Print the agreement of every clustering with the true phases."""
+    finished = zarr.open_group(options.results / f"volumes/{options.volume}.ome.zarr", mode="r")
+    labels = {name: np.asarray(finished[f"labels/{name}/0"]) for name in ("tokens", "finest")}
+    image = np.asarray(finished["0"])
+    channels = sum(channel["label"].endswith(" median") for channel in finished.attrs["ome"]["omero"]["channels"])
+    medians = image[STATISTICS.index("median") : channels * len(STATISTICS) : len(STATISTICS)]
+    noisy = np.asarray(zarr.open_group(options.results / f"volumes/{options.volume}/input.zarr", mode="r")["noisy"])
+    phases = truth_of(options, labels["tokens"].shape)
+    judged = (phases > 0) & (labels["tokens"] > 0)
+    count = len(np.unique(labels["tokens"][judged]))
+    print(f"{judged.sum()} voxels of {len(np.unique(phases[judged]))} phases; ours found {labels['tokens'].max()} tokens")
+    print(f"{'':>34} {'clusters':>8} {'ARI':>6} {'homogeneity':>11}")
+    row("tokens", labels["tokens"][judged], phases[judged])
+    row("finest tokens", labels["finest"][judged], phases[judged])
+    for clusters in sorted({count, len(np.unique(phases[judged]))}):
+        row("k-means, denoised medians", clustered(medians, judged, clusters), phases[judged])
+        row("k-means, channels", clustered(noisy, judged, clusters), phases[judged])
+        for scaled in (False, True):
+            found = {width: clustered(smoothed(noisy, judged, width, scaled=scaled), judged, clusters) for width in WIDTHS}
+            best = max(WIDTHS, key=lambda width: adjusted_rand_score(phases[judged], found[width]))
+            row(f"k-means, smoothed by {best:g}{', scaled' if scaled else ''}", found[best], phases[judged])
+
+
+def truth_of(options: argparse.Namespace, shape: tuple[int, ...]) -> np.ndarray:
+    """True phase of every voxel, from 1; 0 is none."""
+    if options.labels is not None:
+        return np.asarray(zarr.open_group(options.labels, mode="r")["labels"])
+    config = configuration.load(options.config)
+    assert config.synthetic is not None
+    return synthetic.scene(config.synthetic, shape, fetch.FIELD_INDEX).labels.astype(int) + 1
+
+
+def smoothed(noisy: np.ndarray, mask: np.ndarray, width: float, *, scaled: bool) -> np.ndarray:
+    """Channels smoothed within the mask, each over its own spread if asked."""
+    weight = np.maximum(gaussian_filter(mask.astype(np.float32), width), 1e-6)
+    found = np.stack([gaussian_filter(np.where(mask, channel, 0), width) / weight for channel in noisy])
+    return found / np.maximum(found[:, mask].std(axis=1), 1e-9).reshape(-1, *[1] * mask.ndim) if scaled else found
+
+
+def clustered(channels: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
+    """Clusters of the voxels under a mask."""
+    points = np.moveaxis(channels, 0, -1)[mask]
+    chosen = np.random.default_rng(0).permutation(len(points))[:FITTED]
+    return KMeans(count, n_init=5, random_state=0).fit(points[chosen]).predict(points)
+
+
+def row(name: str, found: np.ndarray, phases: np.ndarray) -> None:
+    """Print how one clustering agrees with the phases."""
+    scores = adjusted_rand_score(phases, found), homogeneity_score(phases, found)
+    print(f"{name:>34} {len(np.unique(found)):8} {scores[0]:6.3f} {scores[1]:11.3f}", flush=True)
+
+
+def assigning(options: argparse.Namespace) -> None:
+    """Print voxels per second of ours and of scikit-learn's predict, from the same store to labels, block by block."""
+    side = int(np.ceil((options.voxels / EDGE) ** 0.5 / EDGE**0.5)) * EDGE
+    shutil.rmtree(options.folder, ignore_errors=True)
+    group = stores.create_group(options.folder / "embedding.zarr", {})
+    array = stores.create_array(
+        group,
+        "embedding",
+        (COMPONENTS, side, side),
+        dtype="float16",
+        chunks=Cut((COMPONENTS, EDGE, EDGE), (COMPONENTS, EDGE, EDGE)),
+        dims=("component", "y", "x"),
+    )
+    random = np.random.default_rng(0)
+    for block in stores.blocks(array):
+        array[block] = random.normal(size=(COMPONENTS, EDGE, EDGE)).astype(np.float16)
+    print(f"{side}^2 voxels, {COMPONENTS} components; voxels per CPU second in millions, reading included (reading alone below)")
+    for count in (12, 40):
+        model = TokenModel.of_centroids(random.normal(size=(count, COMPONENTS)))
+        rival = KMeans(count, n_init=1, max_iter=1).fit(random.normal(size=(1000, COMPONENTS)).astype(np.float32))
+        rival.cluster_centers_ = model.tree.centroids
+        ways: dict[str, Callable[[np.ndarray], object]] = {
+            "ours": lambda block, model=model: assign(model, block),
+            "predict": lambda block, rival=rival: rival.predict(block.reshape(COMPONENTS, -1).T.astype(np.float32)),
+            "reading": lambda _: None,
+        }
+        speeds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(options.turns):
+            for name, way in ways.items():
+                start = time.process_time()
+                for block in read(array):
+                    way(block)
+                speeds[name].append(side**2 / (time.process_time() - start) / 1e6)
+        middle = {name: statistics.median(values) for name, values in speeds.items()}
+        told = ", ".join(f"{name} {value:.1f}" for name, value in middle.items())
+        print(f"{count} tokens: {told}; ours / predict {middle['ours'] / middle['predict']:.2f}", flush=True)
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+    shutil.rmtree(options.folder)
+
+
+def read(array: zarr.Array) -> Iterator[np.ndarray]:
+    """Blocks of an array, a file at a time."""
+    yield from (np.asarray(array[block]) for block in stores.blocks(array))
+
+
+if __name__ == "__main__":
+    main()
