@@ -318,10 +318,10 @@ def _stability_drawings(content: Content) -> Iterator[Drawing]:
             "token_stability",
             figures.token_stability(content.stability, len(content.tokens)),
             alt="Agreement of other clusterings, and memory, over the number of tokens",
-            caption="Left: how far tokens depend on the seed of their clustering, and on which half of the members they come from; 1 "
-            "is no difference, 0 is chance. Right: how much of the last distinction between so many tokens a step of 2 to 5 voxels "
-            "leaves; after the number of phases it falls. Tokens are joined from finer ones, so that every number has its map "
-            "without any network: set tokens.count.",
+            caption="Left: how far tokens depend on the seed of their clustering, and on which half of the members they come from; "
+            "1 is no difference, 0 is chance. Right: how much of the last distinction between so many tokens a step of 2 to 5 "
+            "voxels leaves; after the number of phases it falls. Tokens are joined from finer ones, so that every number has its "
+            "map without any network: set tokens.count.",
         )
 
 
