@@ -37,7 +37,7 @@ def test_tiles_shards_memory_and_storage_are_said(write, capsys):
     assert large.startswith("volume large: 100 x 300 voxels, channels 2\n  10 tiles of 64 x 64, halo")
     assert "10 shards of 64 x 64, for 3 jobs" in large
     # 30000 voxels of two channels; four values of each and six components; four statistics of each and a token
-    assert "input 0.24 MB, raw results 1.32 MB, finished volume 0.99 MB" in large
+    assert "input 0.24 MB, raw results 1.32 MB, finished volume 1.14 MB" in large
     assert float(re.search(r"at most ([\d.]+) GB of 2 GB", large)[1]) < 2
     assert re.search(r"5 networks take [\d.e+-]+ s for a million voxels on this (cpu|cuda)", large)
 

@@ -76,7 +76,7 @@ def described(config: Config, drawn: Sequence[Architecture], field: Field) -> It
     core, halo, voxels = layout.core, layout.halo, prod(shape)
     tiles, shards = tiling.tiles(shape, core, halo), tiling.tiles(shape, layout.shard, 0)
     read = sum(prod(part.stop - part.start for part in tile.read) for tile in tiles)
-    raw, finished = voxels * (16 * field.channels + 2 * components), voxels * (4 * len(STATISTICS) * field.channels + 1)
+    raw, finished = voxels * (16 * field.channels + 2 * components), voxels * (4 * (len(STATISTICS) * field.channels + 1) + 2)
     seconds = seconds_of(drawn, core, halo)
     hours = voxels * seconds / prod(core) / 3600
     yield f"volume {field.name}: {_times(shape)} voxels, channels {field.channels}"
