@@ -209,7 +209,7 @@ def _add_stage(parser: argparse.ArgumentParser, name: str, stage: Stage) -> None
     for option in stage.paths:
         parser.add_argument(f"--{option}", type=Path, required=True, metavar="PATH")
     for option in stage.lists:
-        parser.add_argument(f"--{option}", type=Path, required=True, nargs="+", metavar="PATH")
+        parser.add_argument(f"--{option}", type=Path, required=True, nargs="*", metavar="PATH")
     if name in ("score", "infer"):
         parser.add_argument("--share", required=True, metavar="I-of-N", help="which share of the work, e.g. 1-of-4")
     if name == "train":

@@ -188,7 +188,7 @@ STAGES: dict[str, Stage] = {
         # what a sweep tries says nothing about this ensemble, nor does where volumes are copied to
         tuple(key for key in Config.model_fields if key not in ("sweep", "publish")),
         ("pairs", "evaluation", "certificate", "stability", "content"),
-        ("volumes", "shifts", "descriptions", "records", "graphs"),
+        ("volumes", "shifts", "descriptions", "regions", "records", "graphs"),
         makes=("content",),
     ),
     "report": Stage("draw the figures and the page", (), ("content", "slices", "page"), module="report.report", makes=("page",)),

@@ -11,6 +11,7 @@ rule gather:
         finished=expand(f"{R}/volumes/{{volume}}/finish.json", volume=VOLUMES),
         shifts=expand(f"{R}/volumes/{{volume}}/shift.json", volume=VOLUMES),
         descriptions=expand(f"{R}/volumes/{{volume}}/tokens.csv", volume=VOLUMES),
+        regions=expand(f"{R}/volumes/{{volume}}/regions/{{target}}.json", volume=VOLUMES, target=CONFIG.regions),
         stability=f"{R}/latents/stability.csv",
     output:
         content=f"{R}/report/content.json",
@@ -29,7 +30,7 @@ rule gather:
     shell:
         "python -m behindthenoise gather --pairs {params.pairs:q} --evaluation {params.evaluation:q}"
         " --certificate {input.certificate:q} --volumes {params.volumes:q} --shifts {input.shifts:q}"
-        " --descriptions {input.descriptions:q} --stability {input.stability:q}"
+        " --descriptions {input.descriptions:q} --regions {input.regions:q} --stability {input.stability:q}"
         " --records {input.records:q} --graphs {input.graphs:q} --content {output.content:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from behindthenoise.report.content import Content, Row, Table
+from behindthenoise.report.content import Content, RegionList, Row, Table
 
 Value = float | int | str
 
@@ -66,6 +66,9 @@ def tables(content: Content) -> dict[str, Printed]:
         "widths": _printed(content.widths, _judged(("channel", "bin", "from", "to"), unit)),
         "reference": _printed(content.reference, _reference_columns(unit)),
         "tokens": _printed(content.tokens, _token_columns(content)),
+        **{
+            f"regions {index}": _printed(found.rows, _region_columns(found)) for index, found in enumerate(content.regions, start=1)
+        },
     }
     return found | _certificate_tables(content)
 
@@ -148,6 +151,22 @@ def _token_columns(content: Content) -> Iterable[Column]:
             for name in content.field.channel_names
             for quantity in ("mean", "spread", "width")
         ),
+    )
+
+
+def _region_columns(found: RegionList) -> Iterable[Column]:
+    length, value = found.facts["plane"]["unit"], found.facts["plane"]["value_unit"]
+    present = found.rows[0] if found.rows else {}
+    power = {"area": "²", "volume": "³"}
+    return (
+        Column("region", "region", number),
+        *(Column(key, f"{key} ({length}{power[key]})", number) for key in power if key in present),
+        *(Column(key, f"{key.removeprefix('centre_')} ({length})", number) for key in present if key.startswith("centre_")),
+        Column("expected", f"expected ({value})", number),
+        Column("lower", f"mean lower ({value})", number),
+        Column("upper", f"mean upper ({value})", number),
+        *(Column(key, "least level it is marked at", percent) for key in ("level",) if key in present),
+        Column("gain", "width times size", number),
     )
 
 

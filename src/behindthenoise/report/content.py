@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, UInt8, UInt32
 
 from behindthenoise.core.architecture import Architecture
 
@@ -108,6 +108,31 @@ class Check(TypedDict):
 
 
 @dataclass(frozen=True, eq=False)
+class RegionList:
+    """
+    Regions of one volume where to measure again.
+
+    Attributes
+    ----------
+    volume, name
+        Of which volume, and what the list is called in the configuration.
+    facts
+        The manifest of the list: what was asked for, what is promised, what was found.
+    rows
+        The first of the regions.
+    median, regions
+        One plane, and the number of the region at each pixel, 0 where there is none.
+    """
+
+    volume: str
+    name: str
+    facts: Mapping[str, Any]
+    rows: Table
+    median: Float32[np.ndarray, " row col"]
+    regions: UInt32[np.ndarray, " row col"]
+
+
+@dataclass(frozen=True, eq=False)
 class Content:
     """
     Everything that a report shows. NaN in a table means that the number does not exist; an empty table is left out.
@@ -160,6 +185,8 @@ class Content:
         The configuration as YAML.
     architecture
         That of the first member; None leaves its picture out.
+    regions
+        Lists of regions where to measure again.
     """
 
     dataset: str
@@ -184,3 +211,4 @@ class Content:
     checks: Sequence[Check]
     config_text: str
     architecture: Architecture | None = None
+    regions: tuple[RegionList, ...] = ()

@@ -18,7 +18,8 @@ from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.unet import UNet
 from behindthenoise.report import coverage, figures, wiring
 from behindthenoise.report.cells import number, percent, tables
-from behindthenoise.report.content import Content, Row, Slice, Table
+from behindthenoise.report.content import Content, RegionList, Row, Slice, Table
+from behindthenoise.report.regions import overlay
 from behindthenoise.report.style import CHANNEL_LIMIT, PAGE_WIDTH, STYLE, token_colour
 
 Place = Literal["wide", "half", "beside"]
@@ -108,6 +109,7 @@ def _drawings(content: Content) -> dict[str, Iterable[Drawing]]:
         "reference": _reference_drawings(content),
         "ensemble": _ensemble_drawings(content),
         "tokens": [*_token_drawings(content.field, "tokens"), *_stability_drawings(content)],
+        **{f"regions {index}": _region_drawings(found) for index, found in enumerate(content.regions, start=1)},
         **{f"volume {index}": _volume_drawings(plane, index) for index, plane in enumerate(content.volumes, start=1)},
     }
 
@@ -323,6 +325,15 @@ def _stability_drawings(content: Content) -> Iterator[Drawing]:
             "voxels leaves; after the number of phases it falls. Tokens are joined from finer ones, so that every number has its "
             "map without any network: set tokens.count.",
         )
+
+
+def _region_drawings(found: RegionList) -> Iterator[Drawing]:
+    yield Drawing(
+        f"regions_{found.volume}_{found.name}",
+        overlay(dict(found.facts), found.median, found.regions),
+        alt=f"Regions of {found.facts['words']} in {found.volume}",
+        caption=str(found.facts.get("remark") or found.facts.get("promise") or "The widest intervals, whatever the value."),
+    )
 
 
 def _volume_drawings(plane: Slice, index: int) -> Iterator[Drawing]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.report import page as pages
-from behindthenoise.report.content import Content, Slice
+from behindthenoise.report.content import Content, RegionList, Slice
 from behindthenoise.stages import Spec
 
 ARRAYS = ("noisy", "lower", "median", "upper", "clean", "tokens", "role")
@@ -19,8 +19,12 @@ def run(spec: Spec, *, content: Path, slices: Path, page: Path) -> None:
     data = json.loads(content.read_text())
     with np.load(slices) as arrays:
         field, *volumes = [read_slice(meta, arrays) for meta in data.pop("slices")]
+        lists = [
+            RegionList(**found, **{key: arrays[f"{found['volume']}/{found['name']}/{key}"] for key in ("median", "regions")})
+            for found in data.pop("regions")
+        ]
     architecture = Architecture.from_data(data.pop("architecture"))
-    pages.write(Content(**data, field=field, volumes=tuple(volumes), architecture=architecture), page.parent)
+    pages.write(Content(**data, field=field, volumes=tuple(volumes), architecture=architecture, regions=tuple(lists)), page.parent)
 
 
 def read_slice(meta: dict[str, Any], arrays: Any) -> Slice:

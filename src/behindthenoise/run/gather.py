@@ -20,6 +20,7 @@ from behindthenoise.run.evaluate import TABLES
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
 
+LISTED = 10  # regions of each list
 DRAWN_EDGE = 1024  # voxels along an axis of a slice; a page cannot show more
 # What the report calls the tables of the evaluation; its `tokens` are what each token is made of.
 EVALUATED = {**{name: name for name in TABLES}, "tokens": "token_coverage"}
@@ -35,6 +36,7 @@ def run(
     volumes: list[Path],
     shifts: list[Path],
     descriptions: list[Path],
+    regions: list[Path],
     stability: Path,
     records: list[Path],
     graphs: list[Path],
@@ -50,6 +52,12 @@ def run(
         meta, found = cut(name, finished[name], finished[name].parent / name / "input.zarr", loaded)
         metas.append(meta)
         arrays |= {f"{name}/{key}": values for key, values in found.items()}
+    lists = []
+    for path in regions:
+        volume = path.parent.parent.name
+        lists.append({"volume": volume, "facts": read_json(path), "rows": tables.read(path.with_suffix(".csv"))[:LISTED]})
+        with np.load(path.with_suffix(".npz")) as view:
+            arrays |= {f"{volume}/{path.stem}/{key}": view[key] for key in ("median", "regions")}
     write_json(
         content,
         {
@@ -62,6 +70,7 @@ def run(
             **{shown: tables.read(evaluation / f"{name}.csv") for name, shown in EVALUATED.items()},
             "tokens": {path.parent.name: tables.read(path) for path in descriptions}["field"],
             "stability": tables.read(stability),
+            "regions": [{**found, "name": path.stem} for found, path in zip(lists, regions, strict=True)],
             "slices": metas,
             # in the order of the slices
             "checks": sorted((read_json(path) for path in shifts), key=lambda check: (check["volume"] != "field", check["volume"])),
