@@ -97,7 +97,7 @@ def test_one_member_more_trains_exactly_one_network(changed):
     assert changed.plan() == Counter()
 
 
-AFTER_CALIBRATION = {"calibrate", "evaluate", "finish", "compare", "gather", "report"}
+AFTER_CALIBRATION = {"calibrate", "evaluate", "finish", "describe", "compare", "gather", "report"}
 AFTER_ENSEMBLE = {"average", "survey", "score", "embed", "plan", "infer", "tokenize", "label", *AFTER_CALIBRATION}
 NETWORK_RULES = ("train", "predict", "infer")
 
@@ -110,12 +110,30 @@ NETWORK_RULES = ("train", "predict", "infer")
         ({"calibration": {"score": "cqr-r", "groups": ["intensity"]}}, {"survey", "score", *AFTER_CALIBRATION}),
         ({"calibration": {"jobs": 3}}, {"score", *AFTER_CALIBRATION}),
         ({"tokens": {"count": 4, "components": 3, "sample": 400}}, {"tokenize", "label", "survey", "score", *AFTER_CALIBRATION}),
+        (
+            {"tokens": {"count": 3, "components": 3, "sample": 400, "classes": {"dark": [1], "bright": [2, 3]}}},
+            {"finish", "describe", "compare", "gather", "report"},
+        ),
         ({"ensemble": {"size": 1}}, AFTER_ENSEMBLE),
         ({"ensemble": {"size": 1}, "calibration": {"coverage": 0.8}}, AFTER_ENSEMBLE),
         ({"training": {"steps": 8}}, {"train", "predict", "infer", "calibrate"}),
-        ({"volumes": {"more": {"synthetic": [30, 30]}}}, {"fetch", "plan", "infer", "finish", "compare", "gather", "report"}),
+        (
+            {"volumes": {"more": {"synthetic": [30, 30]}}},
+            {"fetch", "plan", "infer", "finish", "describe", "compare", "gather", "report"},
+        ),
     ],
-    ids=["coverage", "guarantee", "score and groups", "jobs", "tokens", "fewer", "fewer and coverage", "training", "volume"],
+    ids=[
+        "coverage",
+        "guarantee",
+        "score and groups",
+        "jobs",
+        "tokens",
+        "classes",
+        "fewer",
+        "fewer and coverage",
+        "training",
+        "volume",
+    ],
 )
 def test_a_change_runs_what_depends_on_it(finished, tmp_path, change, rules):
     workflow = finished.copy(tmp_path / "run")
@@ -205,10 +223,14 @@ def test_every_tile_of_a_volume_was_written_by_exactly_one_job(finished):
 
 def test_finished_volumes_are_ordered_and_fully_labelled(finished):
     group = zarr.open_group(finished.results / "volumes/wide.ome.zarr", mode="r")
-    lower, median, upper, width = group["0"][...]
+    lower, median, upper, width, novelty = group["0"][...]
+    assert ((novelty >= 0) & (novelty < 1)).all()
     assert (lower <= median).all() and (median <= upper).all()
     np.testing.assert_allclose(width, upper - lower, rtol=1e-6)
-    assert set(np.unique(group["labels/tokens/0"][...])) <= {1, 2, 3}
+    tokens, finest = (group[f"labels/{name}/0"][...] for name in ("tokens", "finest"))
+    assert set(np.unique(tokens)) <= {1, 2, 3}
+    known = {row["label-value"]: row["token"] for row in group["labels/finest"].attrs["ome"]["image-label"]["properties"]}
+    np.testing.assert_array_equal(np.vectorize(known.get)(finest), tokens)
 
 
 def test_what_a_run_has_left_is_found_whole(finished):
@@ -293,7 +315,7 @@ def test_the_readme_opens_a_volume(finished, monkeypatch):
     monkeypatch.chdir(finished.folder)
     found: dict[str, Any] = {}
     exec(example.replace("blobs/volumes/large", "tiny/volumes/wide"), found)
-    assert found["labels"] == [f"channel 0 {name}" for name in ("lower", "median", "upper", "width")]
+    assert found["labels"] == [*(f"channel 0 {name}" for name in ("lower", "median", "upper", "width")), "novelty"]
     assert (found["lower"] <= found["median"]).all()
     assert found["tokens"].shape == (40, 88)
 
@@ -301,7 +323,7 @@ def test_the_readme_opens_a_volume(finished, monkeypatch):
 def test_a_volume_opens_in_xarray(finished):
     level = xr.open_zarr(finished.results / "volumes/wide.ome.zarr", consolidated=False, drop_variables=["1", "2"])["0"]
     assert level.dims == ("c", "y", "x")
-    assert level.shape == (4, 40, 88)
+    assert level.shape == (5, 40, 88)
 
 
 def test_settings_on_the_command_line_are_numbers(finished):
