@@ -514,7 +514,7 @@ class TokensConfig(Section):
     )
     classes: dict[Name, Annotated[tuple[Annotated[Int, Field(ge=1, le=255)], ...], Field(min_length=1)]] = Field(
         default_factory=dict,
-        description="Names for tokens, which join them: {crack: [3, 7], void: [1]}. Maps and tables follow; no network runs.",
+        description="Names for tokens, which join them: {crack: [3, 7], void: [1]}. Numbered by their names. No network runs.",
     )
     components: Int = Field(default=8, ge=1, le=16, description="Components of the stored embedding.")
     sample: Int = Field(default=100_000, ge=100, description="Training voxels whose latents fit the projection and the tokens.")
@@ -530,6 +530,11 @@ class TokensConfig(Section):
 
     @model_validator(mode="after")
     def _classes_are_disjoint(self) -> "TokensConfig":
+        if self.classes and self.count == "auto":
+            raise ValueError(
+                "classes name tokens by their numbers, which may change with `count: auto`; set count to the number that was found "
+                "(latents/tokens.csv)"
+            )
         owner: dict[int, str] = {}
         for name, members in self.classes.items():
             for token in members:

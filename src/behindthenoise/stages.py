@@ -147,14 +147,14 @@ STAGES: dict[str, Stage] = {
     ),
     "finish": Stage(
         "calibrated intervals, tokens and pyramid of one volume",
-        ("calibration.support", "inference.spread", "inference.relative_error", "tokens.classes"),
+        ("calibration.support", "inference.spread", "inference.relative_error", "tokens.classes", "tokens.count"),
         ("volume", "quantiles", "thresholds", "tokens", "store", "manifest"),
         ("jobs",),
         makes=("manifest",),
     ),
     "describe": Stage(
         "say what the tokens and classes of one volume are made of, and list the connected regions of each class",
-        ("tokens.classes",),
+        ("tokens.classes", "tokens.count"),
         ("finished", "known", "coverage", "folder", "manifest"),
         makes=("manifest",),
     ),

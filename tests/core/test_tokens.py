@@ -296,6 +296,13 @@ def test_the_sample_is_of_training_voxels_in_rising_order_each_once(seed, size, 
         np.testing.assert_array_equal(one, other)
 
 
+def test_latents_without_distinction_give_no_more_weight_than_none(random):
+    living = random.normal(size=(1000, 3)).astype(np.float32)
+    dead = np.full((1000, 3), 0.1, np.float32)
+    projection, _ = fit_projection([living, dead], 3)
+    assert not projection.matrices[1].any()
+
+
 def test_another_seed_draws_another_sample():
     trains = np.ones((1, 30, 30), bool)
     assert set(draw_sample(trains, 100, 0).voxels) != set(draw_sample(trains, 100, 1).voxels)

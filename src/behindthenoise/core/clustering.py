@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from behindthenoise.core.tokens import Projection, TokenModel, TokenTree, embed, nearest
 
 STARTS = 10  # of k-means; the best is kept
+DEAD = 1e-6  # spread of latents over their size below which they are one constant
 STEPS = 4  # of the walk that decides which tokens are joined
 STABLE = 0.9  # agreement of seeds, and of halves of the ensemble, from which on a number of tokens counts as found
 
@@ -32,8 +33,8 @@ def fit_projection(
     components
         Components to keep; fewer where the latents have fewer.
     """
-    means = [member.mean(axis=0) for member in latents]
-    spreads = [max(float(np.sqrt(member.var(axis=0).sum())), 1e-12) for member in latents]
+    means = [member.mean(axis=0, dtype=np.float64) for member in latents]
+    spreads = [_spread(member) for member in latents]
     joined = np.concatenate([(z - m) / s for z, m, s in zip(latents, means, spreads, strict=True)], axis=1)
     analysis = PCA(min(components, *joined.shape), svd_solver="covariance_eigh").fit(joined)
     matrix = analysis.components_
@@ -42,6 +43,12 @@ def fit_projection(
     offset = -sum(block @ mean for block, mean in zip(matrices, means, strict=True)) - matrix @ analysis.mean_
     projection = Projection(tuple(block.astype(np.float32) for block in matrices), offset.astype(np.float32))
     return projection, analysis.explained_variance_ratio_
+
+
+def _spread(member: Float[np.ndarray, " n latent"]) -> float:
+    """Total spread of one member's latents; infinite, so that it adds nothing, where it is no more than rounding."""
+    spread = float(np.sqrt(member.var(axis=0, dtype=np.float64).sum()))
+    return spread if spread > DEAD * float(np.abs(member).max(initial=0)) else np.inf
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,7 +128,7 @@ def draw_sample(trains: Bool[np.ndarray, " image *space"], size: int, seed: int)
     """
     random = np.random.default_rng(seed)
     candidates = np.flatnonzero(trains)
-    strata = np.linspace(0, candidates.size, min(-(-size // CROWD), candidates.size) + 1)
+    strata = np.linspace(0, candidates.size, min(max(size // CROWD, 1), candidates.size) + 1)
     centres = candidates[np.floor(random.uniform(strata[:-1], strata[1:])).astype(np.int64)]
     steps = _ball(trains.ndim - 1)
     order = random.permuted(np.broadcast_to(np.arange(1, len(steps)), (centres.size, len(steps) - 1)), axis=1)
@@ -198,7 +198,9 @@ def novelty(
     model: TokenModel, tokens: UInt8[np.ndarray, " *space"], distances: Float32[np.ndarray, " *space"]
 ) -> Float32[np.ndarray, " *space"]:
     """
-    Share of a token's training voxels that lie nearer to the centroids than a voxel does, in [0, 1); NaN where there is no token.
+    Share of a token's training voxels that lie nearer to the centroids than a voxel does, in [0, 1).
+
+    NaN where there is no token, and where a token has no training voxel.
 
     One minus it is a conformal p-value: a voxel like the training voxels of its token has a novelty above 0.99 in one case of 100.
 
@@ -213,6 +215,8 @@ def novelty(
     """
     found = np.full(tokens.shape, np.nan, np.float32)
     for token, reference in enumerate(model.reference, start=1):
+        if not reference.size:
+            continue
         chosen = tokens == token
         # as many as are strictly nearer: a distance that training voxels have too is not new
         found[chosen] = np.searchsorted(reference, distances[chosen], side="left") / (reference.size + 1)

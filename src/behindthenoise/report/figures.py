@@ -192,8 +192,8 @@ def tokens(plane: Slice) -> Figure:
     highest = int(present.max(initial=1))
 
     height = _panel_height(plane, 4.2)
-    legend_columns = 1 + (present.size - 1) // 24
-    per_column = -(-present.size // legend_columns)
+    legend_columns = 1 + max(present.size - 1, 0) // 24
+    per_column = max(-(-present.size // legend_columns), 1)
     figure = Figure(figsize=(PAGE_WIDTH, max(height + 0.9, 0.6 + 0.19 * (per_column + 1))), layout="compressed")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     cmap = ListedColormap([token_colour(token) for token in range(1, highest + 1)]).with_extremes(bad=_CLEAR)

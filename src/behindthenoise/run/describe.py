@@ -1,79 +1,87 @@
 """Verb `describe`: a finished volume → what its tokens and classes are made of, and the connected regions of each class."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import zarr
 from jaxtyping import Int64
 
 from behindthenoise.config import TokensConfig
+from behindthenoise.core.components import Sums
 from behindthenoise.io import stores, tables, volumes
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.tables import Value
 from behindthenoise.io.volumes import STATISTICS
-from behindthenoise.run.components import connected, measure
+from behindthenoise.run.components import connected
 from behindthenoise.stages import Spec
 
 Row = dict[str, Value]
+SMALLEST = 9  # voxels of a region of a class; what is smaller is speckle, of which there may be millions
 
 
 def run(spec: Spec, *, finished: Path, known: Path, coverage: Path, folder: Path, manifest: Path) -> None:
     """Write `tokens.csv` and, where there are classes, `classes.csv` and `class_regions.csv`."""
-    classes = spec.part("tokens", TokensConfig).classes
+    classes = sorted(spec.part("tokens", TokensConfig).classes)
     volume = volumes.open_input(finished.with_name(finished.name.removesuffix(".ome.zarr")) / "input.zarr")
     group, geometry = stores.open_group(finished), volume.geometry
-    quantities = measured(group, geometry)
-    learned, composed = tables.read(known), described(group, "tokens", quantities, geometry, "token")
+    learned, composed = tables.read(known), described(group, "tokens", geometry)
     judged = covered(tables.read(coverage), len(learned))
+    total = max(sum(int(row["voxels"]) for row in composed), 1)
     rows = [{**one, **two, **three} for one, two, three in zip(learned, composed, judged, strict=True)]
-    tables.write(folder / "tokens.csv", rows)
+    tables.write(folder / "tokens.csv", [{**row, "share": int(row["voxels"]) / total} for row in rows])
     log(f"describe: {len(rows)} tokens")
     # those of classes that the config no longer names
     for old in ("classes.csv", "class_regions.csv"):
         (folder / old).unlink(missing_ok=True)
     shutil.rmtree(folder / "class_regions.zarr", ignore_errors=True)
     if classes:
-        composed = described(group, "classes", quantities, geometry, "class")
-        tables.write(folder / "classes.csv", [{**row, "class": name} for name, row in zip(classes, composed, strict=True)])
-        found = regions_of(group, list(classes), quantities, geometry, folder)
+        named = [{"class": name, **row} for name, row in zip(classes, described(group, "classes", geometry), strict=True)]
+        tables.write(folder / "classes.csv", [{**row, "share": int(row["voxels"]) / total} for row in named])
+        found = regions_of(group, classes, geometry, folder)
         tables.write(folder / "class_regions.csv", found)
         log(f"describe: {len(found)} connected regions of {len(classes)} classes")
-    write_json(manifest, {"stage": "describe", "tokens": len(rows), "classes": list(classes)})
+    write_json(manifest, {"stage": "describe", "tokens": len(rows), "classes": classes})
 
 
-def measured(group: zarr.Group, geometry: Geometry) -> dict[str, da.Array]:
-    """Median and its square, and width of every channel, and the novelty, a file at a time; 0 where masked."""
-    image = stores.get_array(group, "0")
-    every = da.nan_to_num(da.from_array(image, chunks=(1, *stores.files(image)[1:]), name=False))
-    found: dict[str, da.Array] = {}
-    for position, channel in enumerate(geometry.channels):
-        median, width = (every[position * len(STATISTICS) + STATISTICS.index(name)] for name in ("median", "width"))
-        found |= {f"mean_{channel}": median, f"square_{channel}": median.astype(np.float64) ** 2, f"width_{channel}": width}
-    return {**found, "novelty": every[-1]}
+def names_of(channels: Sequence[str]) -> list[str]:
+    """Quantities that are summed, in their order: of each channel the median, its square and the width, then the novelty."""
+    return [*(f"{what}_{channel}" for channel in channels for what in ("mean", "square", "width")), "novelty"]
 
 
-def described(group: zarr.Group, name: str, quantities: Mapping[str, da.Array], geometry: Geometry, what: str) -> list[Row]:
+def summed(labels: zarr.Array[Any], count: int, image: zarr.Array[Any], channels: int) -> Sums:
+    """Sums of all quantities over the voxels of each number from 1, file by file; 0 where masked."""
+    sums = Sums.empty(count, labels.ndim, 3 * channels + 1)
+    median, width = (STATISTICS.index(name) for name in ("median", "width"))
+    for region in stores.blocks(labels):
+        found = np.asarray(labels[region])
+        if found.any():
+            values = np.nan_to_num(np.asarray(image[(slice(None), *region)]).astype(np.float64))
+            bands = values[: channels * len(STATISTICS)].reshape(channels, len(STATISTICS), *found.shape)
+            each = np.stack([bands[:, median], bands[:, median] ** 2, bands[:, width]], axis=1)
+            sums.add(found, np.concatenate([each.reshape(-1, *found.shape), values[-1:]]), [part.start for part in region])
+    return sums
+
+
+def described(group: zarr.Group, name: str, geometry: Geometry) -> list[Row]:
     """
     One row for each number of a label image.
 
-    Its share of the labelled voxels, its area or volume, mean and standard deviation of the medians, mean width and novelty, and
-    the number of which most voxels touch it.
+    Its voxels, their area or volume, mean and standard deviation of the medians, mean width and novelty, and the number that shares
+    most faces of voxels with it.
     """
     labels = stores.get_array(group, f"labels/{name}/0")
     metadata: Any = group[f"labels/{name}"].attrs["ome"]
     count = len(metadata["image-label"]["colors"])
-    sums, names = measure(labels, count, quantities)
-    size = float(np.prod(geometry.spacing))
+    sums = summed(labels, count, stores.get_array(group, "0"), len(geometry.channels))
     touching = contacts(labels, count)
     rows: list[Row] = []
-    for number, (voxels, values) in enumerate(zip(sums.voxels.tolist(), sums.values, strict=True), start=1):
-        mean = dict(zip(names, values / voxels if voxels else np.full(len(names), np.nan), strict=True))
-        row: Row = {what: number, "share": voxels / max(int(sums.voxels.sum()), 1), "voxels": voxels, "size": voxels * size}
+    for voxels, values, others in zip(sums.voxels.tolist(), sums.values, touching, strict=True):
+        mean = dict(zip(names_of(geometry.channels), values / voxels if voxels else values * np.nan, strict=True))
+        row: Row = {"voxels": voxels, "size": voxels * float(np.prod(geometry.spacing))}
         for channel in geometry.channels:
             middle = float(mean[f"mean_{channel}"])
             row |= {
@@ -81,7 +89,6 @@ def described(group: zarr.Group, name: str, quantities: Mapping[str, da.Array], 
                 f"spread_{channel}": float(np.sqrt(np.maximum(mean[f"square_{channel}"] - middle**2, 0))),
                 f"width_{channel}": float(mean[f"width_{channel}"]),
             }
-        others = touching[number - 1]
         row |= {
             "novelty": float(mean["novelty"]),
             "neighbour": int(others.argmax()) + 1 if others.any() else 0,
@@ -92,18 +99,18 @@ def described(group: zarr.Group, name: str, quantities: Mapping[str, da.Array], 
 
 
 def contacts(labels: zarr.Array[Any], count: int) -> Int64[np.ndarray, " number number"]:
-    """Faces that voxels of each two numbers from 1 share; none of a number with itself."""
-    every = da.from_array(labels, chunks=stores.files(labels), name=False).astype(np.int64)
+    """Faces that voxels of each two numbers from 1 share; none of a number with itself. File by file."""
     total = np.zeros((count + 1) ** 2, np.int64)
-    for axis in range(labels.ndim):
-        ahead = (slice(None),) * axis
-        both = every[(*ahead, slice(0, -1))] * (count + 1) + every[(*ahead, slice(1, None))]
-        if both.size:
-            total += np.asarray(da.bincount(both.ravel(), minlength=total.size).compute())
-    found = total.reshape(count + 1, count + 1)[1:, 1:]
-    found = found + found.T
-    np.fill_diagonal(found, 0)
-    return found
+    for region in stores.blocks(labels):
+        for axis, part in enumerate(region):
+            # one voxel more, which belongs to the next file
+            longer = (*region[:axis], slice(part.start, min(part.stop + 1, labels.shape[axis])), *region[axis + 1 :])
+            found = np.moveaxis(np.asarray(labels[longer]).astype(np.int64), axis, 0)
+            total += np.bincount((found[:-1] * (count + 1) + found[1:]).ravel(), minlength=total.size)
+    both = total.reshape(count + 1, count + 1)[1:, 1:]
+    both = both + both.T
+    np.fill_diagonal(both, 0)
+    return both
 
 
 def covered(rows: list[Row], tokens: int) -> list[Row]:
@@ -115,40 +122,51 @@ def covered(rows: list[Row], tokens: int) -> list[Row]:
     ]
 
 
-def regions_of(
-    group: zarr.Group, classes: list[str], quantities: Mapping[str, da.Array], geometry: Geometry, folder: Path
-) -> list[Row]:
-    """Connected regions of every class, the largest first: size, position and box in units of length, elongation of the box."""
-    labels = stores.get_array(group, "labels/classes/0")
-    space = geometry.space
+def regions_of(group: zarr.Group, classes: Sequence[str], geometry: Geometry, folder: Path) -> list[Row]:
+    """Connected regions of every class, the largest first: size, position and box in units of length, share of the box filled."""
+    labels, image = stores.get_array(group, "labels/classes/0"), stores.get_array(group, "0")
     target = stores.create_array(
         stores.create_group(folder / "class_regions.zarr", {}),
         "region",
         labels.shape,
         dtype="uint32",
         chunks=stores.Cut(labels.chunks, stores.files(labels)),
-        dims=space,
+        dims=geometry.space,
     )
-    count = connected(labels, target)
-    means = {name: values for name, values in quantities.items() if not name.startswith("square_")}
-    sums, names = measure(target, count, {"class": da.from_zarr(labels), **means})
-    spacing = np.array(geometry.spacing)
+    count = connected(labels, target, smallest=SMALLEST)
+    sums, kinds = summed(target, count, image, len(geometry.channels)), kinds_of(target, labels, count)
+    spacing, names = np.array(geometry.spacing), names_of(geometry.channels)
     rows: list[Row] = []
     for region in np.argsort(-sums.voxels, kind="stable").tolist():
-        voxels = int(sums.voxels[region])
-        centre, box = sums.position[region] / voxels * spacing, (sums.last[region] - sums.first[region] + 1) * spacing
+        voxels, extent = int(sums.voxels[region]), sums.last[region] - sums.first[region] + 1
+        places = {
+            # the middle of the first voxel is at 0
+            "centre": sums.position[region] / voxels * spacing,
+            "from": (sums.first[region] - 0.5) * spacing,
+            "extent": extent * spacing,
+        }
         mean = dict(zip(names, (sums.values[region] / voxels).tolist(), strict=True))
         rows.append(
             {
-                "class": classes[round(mean.pop("class")) - 1],
+                "class": classes[kinds[region] - 1],
                 "region": region + 1,
                 "voxels": voxels,
                 "size": voxels * float(spacing.prod()),
-                **{f"centre_{axis}": float(value) for axis, value in zip(space, centre, strict=True)},
-                **{f"from_{axis}": float(value) for axis, value in zip(space, sums.first[region] * spacing, strict=True)},
-                **{f"extent_{axis}": float(value) for axis, value in zip(space, box, strict=True)},
-                "filled": voxels / float(np.prod(sums.last[region] - sums.first[region] + 1)),
-                **mean,
+                **{
+                    f"{what}_{axis}": float(value)
+                    for what, values in places.items()
+                    for axis, value in zip(geometry.space, values, strict=True)
+                },
+                "filled": voxels / float(np.prod(extent)),
+                **{name: value for name, value in mean.items() if not name.startswith("square_")},
             }
         )
     return rows
+
+
+def kinds_of(target: zarr.Array[Any], labels: zarr.Array[Any], count: int) -> Int64[np.ndarray, " region"]:
+    """Class of each region."""
+    kinds = np.zeros(count + 1, np.int64)
+    for region in stores.blocks(target):
+        kinds[np.asarray(target[region])] = np.asarray(labels[region])
+    return kinds[1:]

@@ -76,7 +76,7 @@ def run(
 
 def numbers_of(classes: Classes, model: TokenModel) -> np.ndarray:
     """
-    Class of each token, from 1 in the order of the config, with 0 before them; 0 is none.
+    Class of each token, from 1 in the order of the classes' names, with 0 before them; 0 is none.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def numbers_of(classes: Classes, model: TokenModel) -> np.ndarray:
         If a class has a token that there is not.
     """
     found = np.zeros(model.count + 1, np.uint8)
-    for number, (name, members) in enumerate(classes.items(), start=1):
+    for number, (name, members) in enumerate(sorted(classes.items()), start=1):
         if max(members) > model.count:
             raise ConfigError(
                 f"tokens.classes.{name} names token {max(members)}, but there are {model.count} tokens; "
@@ -108,8 +108,9 @@ def label_images(model: TokenModel, classes: Classes) -> list[LabelImage]:
         LabelImage("finest", tuple(finest), tuple({"token": int(token)} for token in model.token_of)),
     ]
     if classes:
-        colours = tuple(tokens[members[0] - 1] for members in classes.values())
-        properties = tuple({"class": name, "tokens": list(members)} for name, members in classes.items())
+        named = sorted(classes.items())
+        colours = tuple(tokens[members[0] - 1] for _, members in named)
+        properties = tuple({"class": name, "tokens": list(members)} for name, members in named)
         images.append(LabelImage("classes", colours, properties))
     return images
 
@@ -156,8 +157,9 @@ def looked_up(embedding: np.ndarray, model: TokenModel) -> np.ndarray:
 
 
 def strangeness(model: TokenModel, tokens: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Novelty to three digits, which compress well."""
-    return np.round(tokenizing.novelty(model, tokens, distances), 3)
+    """Novelty to three digits, which compress well; never rounded up, so that what is left to 1 is a p-value still."""
+    found = tokenizing.novelty(model, tokens, distances)
+    return np.asarray(np.floor(1000 * found.astype(np.float64) + 1e-6) / 1000, dtype=np.float32)
 
 
 def mean_of_data(values: np.ndarray, axis: tuple[int, ...] | None = None) -> np.ndarray:

@@ -22,12 +22,16 @@ def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path, stab
     samples = models.read_samples(latents)
     # tokens are numbered by the ensemble's median of the first channel
     median = np.mean([sample.quantiles[1, 0] for sample in samples], axis=0)
-    finest = config.finest_of(len(median))
-    if isinstance(config.count, int) and config.count > len(median):
-        raise ConfigError(f"tokens.count is {config.count}, but only {len(median)} voxels are sampled; ask for fewer tokens")
     sampled = Sampled([sample.latents for sample in samples], samples[0].pairs, median)
     mapping = models.read_projection(projection)
     points = tokenizing.stored(tokenizing.embed(mapping, sampled.latents))
+    distinct = len(np.unique(points, axis=0))
+    if config.least > distinct:
+        raise ConfigError(
+            f"tokens.count is {config.count}, but the latents of {len(median)} sampled voxels have {distinct} different values; "
+            "ask for fewer tokens, or train longer"
+        )
+    finest = config.finest_of(distinct)
     tree = clustering.fit_tree(points.astype(np.float32), sampled.pairs, median, finest, config.seed)
     log(f"tokenize: {finest} finest tokens from {len(median)} voxels and {len(sampled.pairs)} pairs of them")
     found = clustering.stability(sampled, tree, len(mapping.offset), config.seed)
@@ -38,7 +42,8 @@ def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path, stab
     again = clustering.token_stability(found, labels, count)
     tables.write(stability, levels_of(tree, found))
     tables.write(table, tokens_of(model, labels, median, again))
-    chosen = "as configured" if config.count != "auto" else "found by stability"
+    agreed = min(found.seeds[count - 1], np.nan_to_num(found.halves[count - 1], nan=1.0)) >= clustering.STABLE
+    chosen = "as configured" if config.count != "auto" else "found by stability" if agreed else "agreed on most, though not enough"
     log(f"tokenize: {count} tokens, {chosen}; seeds agree by {found.seeds[count - 1]:.2f}, halves by {found.halves[count - 1]:.2f}")
 
 
