@@ -17,10 +17,13 @@ rule survey:
         f"{BENCHMARKS}/survey.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("survey"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
         spec=spec("survey"),
     shell:
         "python -m behindthenoise survey --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
@@ -42,10 +45,13 @@ rule score:
         f"{BENCHMARKS}/score/{{scatteritem}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("score"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
         spec=spec("score"),
     shell:
         "python -m behindthenoise score --share {wildcards.scatteritem} --pairs {params.pairs:q} --heldout {params.heldout:q}"
@@ -70,10 +76,13 @@ rule calibrate:
         f"{BENCHMARKS}/calibrate.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("calibrate"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
         spec=spec("calibrate"),
     shell:
         "python -m behindthenoise calibrate --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
@@ -98,12 +107,15 @@ rule evaluate:
         f"{BENCHMARKS}/evaluate.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("evaluate"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
-        members=of_members("heldout.zarr"),
-        folder=f"{R}/evaluation",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
+        members=placed(of_members("heldout.zarr")),
+        folder=placed(f"{R}/evaluation"),
         spec=spec("evaluate"),
     shell:
         "python -m behindthenoise evaluate --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"

@@ -21,12 +21,15 @@ rule regions:
         f"{BENCHMARKS}/regions/{{volume}}/{{target}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("regions"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
-        finished=f"{R}/volumes/{{volume}}.ome.zarr",
-        store=f"{R}/volumes/{{volume}}/regions/{{target}}.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
+        finished=placed(f"{R}/volumes/{{volume}}.ome.zarr"),
+        store=placed(f"{R}/volumes/{{volume}}/regions/{{target}}.zarr"),
         spec=lambda wildcards: spec("regions", target=wildcards.target),
     shell:
         "python -m behindthenoise regions --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
@@ -47,6 +50,9 @@ rule overlay:
         f"{BENCHMARKS}/overlay/{{volume}}/{{target}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("overlay"),
     params:
         spec=spec("overlay"),
     shell:

@@ -22,10 +22,13 @@ rule gather:
         f"{BENCHMARKS}/gather.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("gather"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        evaluation=f"{R}/evaluation",
-        volumes=expand(f"{R}/volumes/{{volume}}.ome.zarr", volume=VOLUMES),
+        pairs=placed(f"{R}/pairs.zarr"),
+        evaluation=placed(f"{R}/evaluation"),
+        volumes=placed(expand(f"{R}/volumes/{{volume}}.ome.zarr", volume=VOLUMES)),
         spec=spec("gather"),
     shell:
         "python -m behindthenoise gather --pairs {params.pairs:q} --evaluation {params.evaluation:q}"
@@ -46,6 +49,9 @@ rule report:
         f"{BENCHMARKS}/report.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("report"),
     params:
         spec=spec("report"),
     shell:

@@ -42,6 +42,9 @@ rule sweep:
         f"{BENCHMARKS}/sweep.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("sweep"),
     params:
         spec=spec("sweep"),
     shell:
