@@ -68,8 +68,8 @@ rule calibrate:
     output:
         scores=f"{R}/calibration/scores.npz",
         thresholds=f"{R}/calibration/thresholds.json",
-        certificate=f"{R}/calibration/certificate.json",
-        levels=f"{R}/calibration/levels.csv",
+        certificate=report(f"{R}/calibration/certificate.json", category="Calibration"),
+        levels=report(f"{R}/calibration/levels.csv", category="Calibration"),
     log:
         f"{LOGS}/calibrate.log",
     benchmark:
@@ -100,7 +100,10 @@ rule evaluate:
         thresholds=f"{R}/calibration/thresholds.json",
     output:
         manifest=f"{R}/evaluation/evaluate.json",
-        tables=expand(f"{R}/evaluation/{{table}}.csv", table=["channels", "intensity", "units", "ensemble"]),
+        tables=report(
+            expand(f"{R}/evaluation/{{table}}.csv", table=["channels", "intensity", "units", "ensemble"]),
+            category="Evaluation",
+        ),
     log:
         f"{LOGS}/evaluate.log",
     benchmark:

@@ -43,7 +43,7 @@ rule overlay:
         regions=f"{R}/volumes/{{volume}}/regions/{{target}}.json",
         view=f"{R}/volumes/{{volume}}/regions/{{target}}.npz",
     output:
-        picture=f"{R}/volumes/{{volume}}/regions/{{target}}.png",
+        picture=report(f"{R}/volumes/{{volume}}/regions/{{target}}.png", category="Volumes", subcategory="{volume}"),
     log:
         f"{LOGS}/overlay/{{volume}}/{{target}}.log",
     benchmark:

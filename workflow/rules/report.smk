@@ -42,7 +42,7 @@ rule report:
         content=f"{R}/report/content.json",
         slices=f"{R}/report/slices.npz",
     output:
-        page=f"{R}/report/report.html",
+        page=report(f"{R}/report/report.html", category="Page"),
     log:
         f"{LOGS}/report.log",
     benchmark:

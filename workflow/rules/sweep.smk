@@ -35,7 +35,7 @@ rule sweep:
     output:
         table=f"{R}/sweep/table.csv",
         figure=f"{R}/sweep/sweep.svg",
-        picture=f"{R}/sweep/sweep.png",
+        picture=report(f"{R}/sweep/sweep.png", category="Sweep"),
     log:
         f"{LOGS}/sweep.log",
     benchmark:

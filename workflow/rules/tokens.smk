@@ -53,7 +53,7 @@ rule describe:
         evaluate=f"{R}/evaluation/evaluate.json",
     output:
         manifest=f"{R}/volumes/{{volume}}/describe.json",
-        table=f"{R}/volumes/{{volume}}/tokens.csv",
+        table=report(f"{R}/volumes/{{volume}}/tokens.csv", category="Volumes", subcategory="{volume}"),
     log:
         f"{LOGS}/describe/{{volume}}.log",
     benchmark:
