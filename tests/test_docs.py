@@ -77,6 +77,12 @@ def networks_rules(text):
     return set(re.findall(r"^rule (\w+):(?:(?!^rule ).)*?gpu=1", text, re.MULTILINE | re.DOTALL))
 
 
+def test_what_is_not_worth_a_job_of_a_cluster_runs_beside_snakemake():
+    text = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    parts = re.split(r"^(?:use rule \w+ as|rule) ", text, flags=re.MULTILINE)[1:]
+    assert {re.match(r"\w+", part)[0] for part in parts if "    localrule: True\n" in part} == {"wire", "sweep_wire", "plan"}
+
+
 def test_every_rule_asks_for_memory_and_time_in_one_place_alone():
     text = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     asked = yaml.safe_load((ROOT / "workflow/resources.yaml").read_text())
@@ -87,6 +93,16 @@ def test_every_rule_asks_for_memory_and_time_in_one_place_alone():
     assert all(number >= 10 for needs in asked.values() for number in (needs["runtime"], needs.get("mem_mb", 1000)))
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     assert not profile.keys() & {"default-resources", "set-resources", "set-threads"}
+
+
+def test_rules_ask_for_four_times_the_measured_memory_and_ten_times_the_time():
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| .*? \| (\d+) \| ", (ROOT / "docs/clusters.md").read_text(), re.MULTILINE)
+    asked = yaml.safe_load((ROOT / "workflow/resources.yaml").read_text())
+    # a sweep has not been measured with data of this size
+    assert {rule for rule, _, _ in rows} == asked.keys() - {"sweep"}
+    for rule, peak_mb, seconds in rows:
+        assert asked[rule].get("mem_mb", float("inf")) >= 4 * int(peak_mb), rule
+        assert asked[rule]["runtime"] * 60 >= 10 * int(seconds), rule
 
 
 def test_no_rule_of_many_jobs_has_a_file_of_every_member_as_input():

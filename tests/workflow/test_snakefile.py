@@ -81,7 +81,7 @@ def test_a_folder_of_its_own_holds_all_of_a_run(fresh):
     place.mkdir()
     (place / "mine.yaml").write_text((fresh.folder / "config.yaml").read_text())
     target = "results/tiny/members/000/graph.json"
-    fresh.finish("--directory", "elsewhere", "--configfile", str(place / "mine.yaml"), "--", target)
+    fresh.finish("--directory", "elsewhere", "--configfile", "elsewhere/mine.yaml", "--", target)
     assert (place / target).exists() and (place / "logs/tiny/ingest.log").exists() and (place / ".snakemake").is_dir()
     assert not any((fresh.folder / name).exists() for name in ("results", "logs", "benchmarks", ".snakemake"))
     assert fresh.plan(target) == Counter(ingest=1, wire=1)

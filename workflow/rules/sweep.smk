@@ -8,6 +8,7 @@ use rule wire as sweep_wire with:
         f"{LOGS}/sweep/{{point}}/{{member}}/wire.log",
     benchmark:
         f"{BENCHMARKS}/sweep/{{point}}/{{member}}/wire.tsv"
+    localrule: True
     params:
         spec=of_point("wire"),
 
