@@ -1,5 +1,7 @@
 """From held-out quantiles to thresholds, a certificate, and tables on the test data."""
 
+EVALUATED = ["channels", "intensity", "tokens", "widths", "units", "reliability", "pit", "reference", "ensemble"]
+
 
 rule survey:
     input:
@@ -91,7 +93,7 @@ rule evaluate:
         thresholds=f"{R}/calibration/thresholds.json",
     output:
         manifest=f"{R}/evaluation/evaluate.json",
-        tables=expand(f"{R}/evaluation/{{table}}.csv", table=["channels", "intensity", "units", "ensemble"]),
+        tables=expand(f"{R}/evaluation/{{table}}.csv", table=EVALUATED),
     log:
         f"{LOGS}/evaluate.log",
     benchmark:

@@ -47,7 +47,10 @@ rule describe:
         evaluate=f"{R}/evaluation/evaluate.json",
     output:
         manifest=f"{R}/volumes/{{volume}}/describe.json",
-        table=f"{R}/volumes/{{volume}}/tokens.csv",
+        tables=expand(
+            f"{R}/volumes/{{{{volume}}}}/{{table}}.csv",
+            table=["tokens", *(["classes", "class_regions"] if CONFIG.tokens.classes else [])],
+        ),
     log:
         f"{LOGS}/describe/{{volume}}.log",
     benchmark:
