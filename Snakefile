@@ -48,22 +48,18 @@ rule all:
             *expand([*rules.regions.output, *rules.overlay.output], volume=VOLUMES, target=CONFIG.regions),
             *expand(rules.publish.output, volume=CONFIG.publish),
         ],
-        # and all that they are made of, as Snakemake would not miss it: what was deleted is made again
-        between=[
-            *rules.ingest.output,
-            *expand([*rules.wire.output, *rules.train.output, *rules.predict.output], member=MEMBERS),
-            *[*rules.average.output, *rules.embed.output, *rules.tokenize.output, *rules.label.output],
-            *[
-                *rules.survey.output,
-                *gather.score(rules.score.output),
-                *rules.calibrate.output,
-                *rules.evaluate.output,
-            ],
-            *expand([*rules.fetch.output, *rules.plan.output], volume=VOLUMES),
-            *[expand(file, volume=VOLUMES) for file in gather.share(rules.infer.output, allow_missing=True)],
-            *expand([*rules.compare.output, *rules.describe.output], volume=VOLUMES),
-            *rules.gather.output,
-        ],
+        deleted=deleted(
+            [
+                *rules.ingest.output,
+                *expand([*rules.wire.output, *rules.train.output, *rules.predict.output], member=MEMBERS),
+                *[*rules.average.output, *rules.embed.output, *rules.tokenize.output, *rules.label.output],
+                *[*rules.survey.output, *gather.score(rules.score.output), *rules.calibrate.output],
+                *[*rules.evaluate.output, *rules.gather.output],
+                *expand([*rules.fetch.output, *rules.plan.output, *rules.compare.output], volume=VOLUMES),
+                *[expand(file, volume=VOLUMES) for file in gather.share(rules.infer.output, allow_missing=True)],
+                *expand(rules.describe.output, volume=VOLUMES),
+            ]
+        ),
 
 
 onsuccess:

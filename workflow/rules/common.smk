@@ -16,6 +16,7 @@ sys.path.insert(0, str(SOURCE))
 from behindthenoise import config as settings
 from behindthenoise import remote
 from behindthenoise.errors import BehindTheNoiseError, ConfigError
+from behindthenoise.provenance import glance
 from behindthenoise.run import ledger
 from behindthenoise.stages import specification
 
@@ -113,14 +114,16 @@ def of_sweep(wildcards):
 
 def source_state(sources):
     """
-    Number, size and newest change of the files in source folders, as Zarr stores are: Snakemake looks at a folder's
-    metadata file alone, which stays as it is when the data are written anew. Of URLs, size and check sum or time.
+    A glance at source files, as Snakemake looks at their times alone. Of source folders, as Zarr stores are, number, size
+    and newest change of their files: a folder's metadata file stays as it is when the data are written anew. Of URLs, size
+    and check sum or time.
     """
     state = []
     for source in filter(None, sources):
         if remote.is_url(source.path):
             state += remote.found(source.path, source.options)
             continue
+        state.append(glance(list(filter(os.path.isfile, source.files()))))
         for path in filter(os.path.isdir, source.files()):
             inside = os.path.join(path, source.array or "")
             found = [os.stat(os.path.join(folder, name)) for folder, _, names in os.walk(inside) for name in names]
@@ -144,3 +147,12 @@ def source_files(sources):
             ]
             found += [file for file in inside if os.path.exists(file)] if os.path.isdir(path) else [path]
     return found
+
+
+def deleted(files):
+    """
+    Of all that results are made of, what is not there: Snakemake by itself does not miss what no job needs that runs.
+    Nothing before the first run, in which everything is made anyway.
+    """
+    found = [str(file) for group in files for file in ([group] if isinstance(group, str) else group)]
+    return [file for file in found if not os.path.exists(file)] if os.path.isdir(R) else []

@@ -1,8 +1,8 @@
 """The report as one page that needs nothing else: no network, no scripts, no files beside it."""
 
 import base64
-import shutil
 import math
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
