@@ -19,8 +19,8 @@ from behindthenoise.errors import ConfigError
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.volumes import LabelImage
-from behindthenoise.run import models
 from behindthenoise.run import thresholds as stored
+from behindthenoise.run import token_models
 from behindthenoise.run.shards import Shards, expect_complete
 from behindthenoise.stages import Spec
 
@@ -34,7 +34,7 @@ def run(
     """Prove that every shard was written, then write the finished volume and its manifest."""
     source, shards = volumes.open_input(volume), Shards.open(quantiles, volumes.open_input(volume).shape)
     expect_complete(shards, jobs)
-    model, support = models.read_tokens(tokens), support_of(spec)
+    model, support = token_models.read(tokens), support_of(spec)
     classes = spec.part("tokens", TokensConfig).classes
     numbers = numbers_of(classes, model)
     calibration, _ = stored.read(thresholds)

@@ -1,14 +1,13 @@
-"""Samples of training voxels, projections and tokens on disk: plain numbers, nothing that could run code."""
+"""Samples of training voxels and projections on disk: plain numbers, nothing that could run code."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from behindthenoise.core.tokens import Projection, TokenModel, TokenTree
+from behindthenoise.core.embedding import Projection
 
 
 @dataclass(frozen=True)
@@ -59,19 +58,3 @@ def read_projection(path: Path) -> Projection:
     """Read the affine map from latents to embedding."""
     with np.load(path) as content:
         return Projection(tuple(content["matrices"]), content["offset"])
-
-
-def write_tokens(path: Path, model: TokenModel) -> None:
-    """Write tokens with the tree that they come from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    reference = {f"reference_{token}": distances for token, distances in enumerate(model.reference, start=1)}
-    content: dict[str, Any] = {"count": model.count, **vars(model.tree), **reference}
-    np.savez(path, **content)
-
-
-def read_tokens(path: Path) -> TokenModel:
-    """Read tokens."""
-    with np.load(path) as content:
-        tree = TokenTree(**{field.name: content[field.name] for field in fields(TokenTree)})
-        count = int(content["count"])
-        return TokenModel(tree, count, tuple(content[f"reference_{token}"] for token in range(1, count + 1)))

@@ -10,9 +10,9 @@ from jaxtyping import Float32, Int
 from behindthenoise.config import InferenceConfig
 from behindthenoise.core import inference, memory
 from behindthenoise.core.network import Network
+from behindthenoise.core.sampling import draw_sample
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
 from behindthenoise.core.tiling import Tile, tiles
-from behindthenoise.core.tokens import draw_sample
 from behindthenoise.errors import CalibrationError
 from behindthenoise.io import stores
 from behindthenoise.io.record import Countdown, file_digest, write_json

@@ -8,11 +8,12 @@ from behindthenoise.config import TokensConfig
 from behindthenoise.core import clustering
 from behindthenoise.core import tokens as tokenizing
 from behindthenoise.core.clustering import Sampled, Stability
+from behindthenoise.core.embedding import embed, stored
 from behindthenoise.core.tokens import TokenModel, TokenTree
 from behindthenoise.errors import ConfigError
 from behindthenoise.io import tables
 from behindthenoise.io.record import log
-from behindthenoise.run import models
+from behindthenoise.run import models, token_models
 from behindthenoise.stages import Spec
 
 
@@ -24,7 +25,7 @@ def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path, stab
     median = np.mean([sample.quantiles[1, 0] for sample in samples], axis=0)
     sampled = Sampled([sample.latents for sample in samples], samples[0].pairs, median)
     mapping = models.read_projection(projection)
-    points = tokenizing.stored(tokenizing.embed(mapping, sampled.latents))
+    points = stored(embed(mapping, sampled.latents))
     distinct = len(np.unique(points, axis=0))
     if config.least > distinct:
         raise ConfigError(
@@ -37,7 +38,7 @@ def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path, stab
     found = clustering.stability(sampled, tree, len(mapping.offset), config.seed)
     count = clustering.choose_count(found, tree.memory) if config.count == "auto" else config.count
     model = clustering.model_of(tree, count, points)
-    models.write_tokens(tokens, model)
+    token_models.write(tokens, model)
     labels = tokenizing.assign(model, points.T)
     again = clustering.token_stability(found, labels, count)
     tables.write(stability, levels_of(tree, found))
