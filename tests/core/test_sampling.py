@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from behindthenoise.core.sampling import draw_sample
+from behindthenoise.core.sampling import CROP, FEWEST_CROPS, draw_crops, draw_sample, occupied
 
 quick = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 
@@ -39,3 +39,31 @@ def test_crowds_are_spread_over_all_training_voxels():
     quarters = np.bincount(image * 4 + (row >= 50) * 2 + (column >= 50), minlength=16)
     assert quarters.min() > 0.5 * quarters.mean()
     assert len(drawn.pairs) > 20000
+
+
+@given(st.integers(0, 2**31), st.sampled_from([(70, 33), (32, 100), (40, 33, 65)]))
+@quick
+def test_a_crop_is_occupied_where_it_holds_a_voxel_of_the_mask(seed, shape):
+    random = np.random.default_rng(seed)
+    mask = random.random(shape) < 10.0 ** random.uniform(-5, -1)
+    expected = np.zeros([-(-size // CROP) for size in shape], bool)
+    for voxel in np.argwhere(mask):
+        expected[tuple(voxel // CROP)] = True
+    np.testing.assert_array_equal(occupied(mask), expected)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 300_000), st.sampled_from([(30, 40), (9, 10, 11), (3, 2)]))
+@quick
+def test_crops_are_occupied_distinct_enough_and_all_over(seed, size, shape):
+    grid = np.random.default_rng(seed).random(shape) < 0.8
+    corners = draw_crops(grid, size, seed)
+    np.testing.assert_array_equal(corners, draw_crops(grid, size, seed))
+    assert (corners % CROP == 0).all()
+    cells = corners // CROP
+    assert grid[tuple(cells.T)].all()
+    assert len(np.unique(cells, axis=0)) == len(cells)
+    wanted = max(FEWEST_CROPS, 2 * size / CROP ** len(shape))
+    assert len(cells) >= min(wanted, grid.sum())
+    if len(cells) >= 64 and size < 10_000:
+        first = (cells[:, 0] < shape[0] / 2).mean()
+        assert 0.3 < first < 0.7

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import dask.array as da
@@ -97,6 +98,8 @@ def test_masked_voxels_stay_masked():
     assert np.isnan(bands[:, 2]).all()
     assert np.isfinite(bands[:, [0, 1, 3]]).all()
     model = TokenModel.of_centroids(np.array([[0.0], [1.0]], np.float32))
-    located = looked_up(np.array([[0.1, np.nan, 0.9]], np.float32), model)
-    np.testing.assert_array_equal(located[0], [1, 0, 2])
-    np.testing.assert_allclose(located[1], [0.01, np.nan, 0.01], rtol=1e-4)
+    model = replace(model, reference=(np.array([0.001, 0.02, 0.03], np.float32), np.array([0.001, 0.002, 0.003], np.float32)))
+    for familiar in (None, model):
+        located = looked_up(np.array([[0.1, np.nan, 0.9]], np.float32), model, familiar)
+        np.testing.assert_array_equal(located[0], [1, 0, 2])
+        np.testing.assert_allclose(located[1], [0.25, np.nan, 0.75])

@@ -128,7 +128,7 @@ def _numbered(
 
 
 def model_of(tree: TokenTree, count: int, embedding: Float[np.ndarray, " n component"]) -> TokenModel:
-    """Tokens at the level of a tree that has `count` of them, with the distances of sampled training voxels."""
+    """Tokens at the level of a tree that has `count` of them, with the distances of sampled voxels."""
     finest, distances = nearest(tree, embedding.T)
     tokens = tree.levels[count - 1][finest.astype(int) - 1]
     return TokenModel(tree, count, tuple(np.sort(distances[tokens == token]) for token in range(1, count + 1)))

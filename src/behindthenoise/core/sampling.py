@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from itertools import product
+from math import ceil
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 COMPANY = (2, 5)  # voxels; how far a voxel's company stands: beyond one point spread, within most structures
 CROWD, REACH = 32, 4  # sampled voxels around one centre, and how far from it they are, in voxels
+CROP, FEWEST_CROPS = 32, 64  # voxels along an edge of a crop: its margin costs little more than itself; crops of a volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,30 @@ def draw_sample(trains: Bool[np.ndarray, " image *space"], size: int, seed: int)
     together = (apart >= near) & (apart <= far) & inside[:, :, None] & inside[:, None]
     crowd, one, other = np.nonzero(np.triu(together))
     return Drawn(voxels, np.searchsorted(voxels, np.stack([flat[crowd, one], flat[crowd, other]], axis=1)))
+
+
+def occupied(mask: Bool[np.ndarray, " *space"]) -> Bool[np.ndarray, " *grid"]:
+    """Which crops, on a grid from the first voxel on, hold a voxel of the mask."""
+    for axis, size in enumerate(mask.shape):
+        mask = np.logical_or.reduceat(mask, np.arange(0, size, CROP), axis=axis)
+    return mask
+
+
+def draw_crops(grid: Bool[np.ndarray, " *grid"], size: int, seed: int) -> Int[np.ndarray, " crop axis"]:
+    """
+    First voxels of crops that hold at least twice `size` voxels, if there are so many, spread evenly over those that are occupied.
+
+    Parameters
+    ----------
+    grid
+        From `occupied`.
+    """
+    random = np.random.default_rng(seed)
+    candidates = np.flatnonzero(grid)
+    count = max(FEWEST_CROPS, ceil(2 * size / CROP**grid.ndim))
+    strata = np.linspace(0, candidates.size, min(count, candidates.size) + 1).astype(np.int64)
+    chosen = candidates[random.integers(strata[:-1], strata[1:])]
+    return CROP * np.stack(np.unravel_index(chosen, grid.shape), axis=-1)
 
 
 def _ball(ndim: int) -> Int[np.ndarray, " step ndim"]:

@@ -37,7 +37,7 @@ class TokenTree:
 @dataclass(frozen=True, eq=False)
 class TokenModel:
     """
-    Tokens at one level of a tree, and how far from their centroids training voxels lie.
+    Tokens at one level of a tree, and how far from their centroids the voxels lie that they were fitted on.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class TokenModel:
     count
         How many tokens there are.
     reference
-        For each token, squared distances of its training voxels to the nearest centroid, rising.
+        For each token, squared distances of its voxels in the sample to the nearest centroid, rising.
     """
 
     tree: TokenTree
@@ -55,7 +55,7 @@ class TokenModel:
 
     @classmethod
     def of_centroids(cls, centroids: Float[np.ndarray, " token component"]) -> "TokenModel":
-        """Tokens at given places, without a coarser level between them and one; nothing is known of their training voxels."""
+        """Tokens at given places, without a coarser level between them and one; nothing is known of their voxels in a sample."""
         count = len(centroids)
         levels = np.array([np.minimum(np.arange(1, count + 1), level) for level in range(1, count + 1)], np.uint8)
         tree = TokenTree(np.asarray(centroids, np.float32), np.ones(count, int), levels, np.ones(count))
@@ -113,7 +113,7 @@ def novelty(
     """
     Share of a token's training voxels that lie nearer to the centroids than a voxel does, in [0, 1).
 
-    NaN where there is no token, and where a token has no training voxel.
+    NaN where there is no token, and where a token has no training voxel. The tokens are those of training voxels alone.
 
     One minus it is a conformal p-value: a voxel like the training voxels of its token has a novelty above 0.99 in one case of 100.
 

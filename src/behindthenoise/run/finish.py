@@ -34,7 +34,7 @@ def run(
     """Prove that every shard was written, then write the finished volume and its manifest."""
     source, shards = volumes.open_input(volume), Shards.open(quantiles, volumes.open_input(volume).shape)
     expect_complete(shards, jobs)
-    model, support = token_models.read(tokens), support_of(spec)
+    model, familiar, support = token_models.read(tokens), token_models.read_familiar(tokens), support_of(spec)
     classes = spec.part("tokens", TokensConfig).classes
     numbers = numbers_of(classes, model)
     calibration, _ = stored.read(thresholds)
@@ -46,7 +46,7 @@ def run(
     log(f"finish: {len(levels)} levels, {model.count} tokens")
     edges = stores.files(stores.get_array(target, f"{TOKENS}/0"))
     given, spread, embedding = (lazily(stores.get_array(shards.group, name), edges) for name in volumes.RAW)
-    located = da.map_blocks(looked_up, embedding, model, dtype=np.float32, chunks=((2,), *embedding.chunks[1:]))
+    located = da.map_blocks(looked_up, embedding, model, familiar, dtype=np.float32, chunks=((2,), *embedding.chunks[1:]))
     finest = located[0].astype(np.uint8)
     token = da.map_blocks(tokenizing.tokens_of, model, finest, dtype=np.uint8)
     bands = da.map_blocks(
@@ -61,14 +61,13 @@ def run(
         drop_axis=0,
         chunks=((len(volumes.STATISTICS) * given.shape[1],), *given.chunks[2:]),
     )
-    strange = da.map_blocks(strangeness, model, token, located[1], dtype=np.float32)[None]
     shown = [
         bands,
         *([da.map_blocks(rounded, spread, config.relative_error, "nearest", dtype=np.float32)] if config.spread else []),
     ]
     images = [token, finest, *(da.map_blocks(np.take, numbers, token, dtype=np.uint8) for _ in labels[2:])]
     named = ["", *(f"labels/{label.name}/" for label in labels)]
-    write_pyramid([da.concatenate([*shown, strange]), *images], target, named, levels)
+    write_pyramid([da.concatenate([*shown, located[1:]]), *images], target, named, levels)
     volumes.set_windows(target, len(levels) - 1)
     every = [f"{folder}{level}" for folder in named for level in range(len(levels))]
     write_json(manifest, {"stage": "finish", "digests": {name: stores.digest(stores.get_array(target, name)) for name in every}})
@@ -151,9 +150,17 @@ def calibrated(
     return np.stack(parts)
 
 
-def looked_up(embedding: np.ndarray, model: TokenModel) -> np.ndarray:
-    """Block of the embedding (component, *space) → finest token and squared distance to its centroid (2, *space)."""
-    return np.stack(tokenizing.nearest(model.tree, embedding)).astype(np.float32)
+def looked_up(embedding: np.ndarray, model: TokenModel, familiar: TokenModel | None) -> np.ndarray:
+    """
+    Block of the embedding (component, *space) → finest token and novelty (2, *space).
+
+    `familiar` are tokens of the training voxels alone, if the others were not fitted on these alone.
+    """
+    finest, distances = tokenizing.nearest(model.tree, embedding)
+    if familiar is None:
+        return np.stack([finest, strangeness(model, tokenizing.tokens_of(model, finest), distances)]).astype(np.float32)
+    near, distances = tokenizing.nearest(familiar.tree, embedding)
+    return np.stack([finest, strangeness(familiar, tokenizing.tokens_of(familiar, near), distances)]).astype(np.float32)
 
 
 def strangeness(model: TokenModel, tokens: np.ndarray, distances: np.ndarray) -> np.ndarray:

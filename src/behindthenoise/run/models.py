@@ -1,11 +1,11 @@
-"""Samples of training voxels and projections on disk: plain numbers, nothing that could run code."""
+"""Samples of voxels and projections on disk: plain numbers, nothing that could run code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from behindthenoise.core.embedding import Projection
 
@@ -13,12 +13,12 @@ from behindthenoise.core.embedding import Projection
 @dataclass(frozen=True)
 class Sample:
     """
-    What one member says about sampled training voxels.
+    What one member says about sampled voxels: of the training data, and then of volumes that tokens are fitted on as well.
 
     Attributes
     ----------
     voxels
-        Flat index of each voxel in (image, *space), rising.
+        Flat index of each training voxel in (image, *space), rising; of a voxel of a volume, -1 minus its flat index in (*space).
     latents
         Latent vectors.
     quantiles
@@ -31,6 +31,27 @@ class Sample:
     latents: Float32[np.ndarray, " n latent"]
     quantiles: Float32[np.ndarray, " 3 c n"]
     pairs: Int[np.ndarray, " pair 2"]
+
+    @property
+    def trains(self) -> Bool[np.ndarray, " n"]:
+        """Which voxels are training voxels."""
+        return self.voxels >= 0
+
+    @property
+    def of_training(self) -> "Sample":
+        """The training voxels alone."""
+        count = int(self.trains.sum())  # they come first
+        pairs = self.pairs[(self.pairs < count).all(axis=1)]
+        return Sample(self.voxels[:count], self.latents[:count], self.quantiles[..., :count], pairs)
+
+    def joined(self, other: "Sample") -> "Sample":
+        """These voxels, then those of another sample."""
+        return Sample(
+            np.concatenate([self.voxels, other.voxels]),
+            np.concatenate([self.latents, other.latents]),
+            np.concatenate([self.quantiles, other.quantiles], axis=-1),
+            np.concatenate([self.pairs, other.pairs + len(self.voxels)]),
+        )
 
 
 def write_sample(path: Path, sample: Sample) -> None:

@@ -29,7 +29,7 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, l
     config = spec.part("calibration", CalibrationConfig)
     source = HeldOut.open(pairs, heldout, labels)
     centres = token_models.read(tokens).centres
-    fixed = fit(config, source, pairs, models.read_samples(latents), len(centres))
+    fixed = fit(config, source, pairs, [sample.of_training for sample in models.read_samples(latents)], len(centres))
     boxes = source.boxes(int(CALIBRATION))
     kind = kind_of(sum(box is not None for box in boxes), config.unit)
     parts, noisy_parts = ([], []) if kind == "image" else read_parts(source, fixed, boxes)

@@ -1,5 +1,6 @@
 """Tokens on disk: plain numbers, nothing that could run code."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,41 @@ import numpy as np
 
 from behindthenoise.core.tokens import TokenModel, TokenTree
 
+FAMILIAR = "familiar_"
 
-def write(path: Path, model: TokenModel) -> None:
-    """Write tokens with the tree that they come from."""
+
+def write(path: Path, model: TokenModel, familiar: TokenModel | None = None) -> None:
+    """
+    Write tokens with the tree that they come from.
+
+    Parameters
+    ----------
+    familiar
+        Tokens of the training voxels alone, which novelty is measured from, where others took part in the fit of the tokens.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    reference = {f"reference_{token}": distances for token, distances in enumerate(model.reference, start=1)}
-    content: dict[str, Any] = {"count": model.count, **vars(model.tree), **reference}
+    content: dict[str, Any] = {**_arrays(model), **({} if familiar is None else _arrays(familiar, FAMILIAR))}
     np.savez(path, **content)
 
 
 def read(path: Path) -> TokenModel:
     """Read tokens."""
     with np.load(path) as content:
-        tree = TokenTree(**{field.name: content[field.name] for field in fields(TokenTree)})
-        count = int(content["count"])
-        return TokenModel(tree, count, tuple(content[f"reference_{token}"] for token in range(1, count + 1)))
+        return _model(content)
+
+
+def read_familiar(path: Path) -> TokenModel | None:
+    """Read the tokens of training voxels alone; None where all tokens are that."""
+    with np.load(path) as content:
+        return _model(content, FAMILIAR) if f"{FAMILIAR}count" in content else None
+
+
+def _arrays(model: TokenModel, prefix: str = "") -> dict[str, Any]:
+    reference = {f"reference_{token}": distances for token, distances in enumerate(model.reference, start=1)}
+    return {f"{prefix}{name}": values for name, values in {"count": model.count, **vars(model.tree), **reference}.items()}
+
+
+def _model(content: Mapping[str, Any], prefix: str = "") -> TokenModel:
+    tree = TokenTree(**{field.name: content[f"{prefix}{field.name}"] for field in fields(TokenTree)})
+    count = int(content[f"{prefix}count"])
+    return TokenModel(tree, count, tuple(content[f"{prefix}reference_{token}"] for token in range(1, count + 1)))

@@ -1,5 +1,6 @@
 """Verb `tokenize`: members' sampled latents and projection → tokens at every level of detail, and how far they can be trusted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from behindthenoise.core.tokens import TokenModel, TokenTree
 from behindthenoise.errors import ConfigError
 from behindthenoise.io import tables
 from behindthenoise.io.record import log
+from behindthenoise.io.tables import Value
 from behindthenoise.run import models, token_models
+from behindthenoise.run.models import Sample
 from behindthenoise.stages import Spec
 
 
@@ -21,9 +24,8 @@ def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path, stab
     """Write the tokens, the agreement of other fits at every level, and a table of the tokens."""
     config = spec.part("tokens", TokensConfig)
     samples = models.read_samples(latents)
-    # tokens are numbered by the ensemble's median of the first channel
-    median = np.mean([sample.quantiles[1, 0] for sample in samples], axis=0)
-    sampled = Sampled([sample.latents for sample in samples], samples[0].pairs, median)
+    sampled = sampled_of(samples)
+    median = sampled.intensity
     mapping = models.read_projection(projection)
     points = stored(embed(mapping, sampled.latents))
     distinct = len(np.unique(points, axis=0))
@@ -38,7 +40,7 @@ def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path, stab
     found = clustering.stability(sampled, tree, len(mapping.offset), config.seed)
     count = clustering.choose_count(found, tree.memory) if config.count == "auto" else config.count
     model = clustering.model_of(tree, count, points)
-    token_models.write(tokens, model)
+    token_models.write(tokens, model, familiar_of(samples, points, count, config))
     labels = tokenizing.assign(model, points.T)
     again = clustering.token_stability(found, labels, count)
     tables.write(stability, levels_of(tree, found))
@@ -48,7 +50,27 @@ def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path, stab
     log(f"tokenize: {count} tokens, {chosen}; seeds agree by {found.seeds[count - 1]:.2f}, halves by {found.halves[count - 1]:.2f}")
 
 
-def levels_of(tree: TokenTree, found: Stability) -> list[dict[str, float]]:
+def sampled_of(samples: Sequence[Sample]) -> Sampled:
+    """What tokens are fitted to; they are numbered by the ensemble's median of the first channel."""
+    median = np.mean([sample.quantiles[1, 0] for sample in samples], axis=0)
+    return Sampled([sample.latents for sample in samples], samples[0].pairs, median)
+
+
+def familiar_of(samples: Sequence[Sample], points: np.ndarray, count: int, config: TokensConfig) -> TokenModel | None:
+    """
+    Tokens of the training voxels alone, where voxels of volumes took part in the fit of all tokens.
+
+    Novelty is measured from these: what is new in a volume may have tokens of its own, at whose centres it lies.
+    """
+    if samples[0].trains.all():
+        return None
+    sampled, known = sampled_of([sample.of_training for sample in samples]), points[samples[0].trains]
+    finest = min(config.finest_of(len(known)), len(np.unique(known, axis=0)))
+    tree = clustering.fit_tree(known.astype(np.float32), sampled.pairs, sampled.intensity, finest, config.seed)
+    return clustering.model_of(tree, min(count, finest), known)
+
+
+def levels_of(tree: TokenTree, found: Stability) -> list[dict[str, Value]]:
     """One row for each number of tokens from 2 on."""
     return [
         {
@@ -62,7 +84,7 @@ def levels_of(tree: TokenTree, found: Stability) -> list[dict[str, float]]:
     ]
 
 
-def tokens_of(model: TokenModel, labels: np.ndarray, median: np.ndarray, again: np.ndarray) -> list[dict[str, float | str]]:
+def tokens_of(model: TokenModel, labels: np.ndarray, median: np.ndarray, again: np.ndarray) -> list[dict[str, Value]]:
     """One row for each token."""
     return [
         {
