@@ -61,7 +61,7 @@ from behindthenoise.core.calibration.thresholds import Calibration
 from behindthenoise.core.embedding import Projection
 from behindthenoise.core.network import Network
 from behindthenoise.core.tokens import TokenModel
-from behindthenoise.io import stores, volumes
+from behindthenoise.io import finished, stores, volumes
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.run import models, thresholds, token_models
 from behindthenoise.run import networks as on_disk
@@ -376,7 +376,7 @@ def writing(shape: Sequence[int], options: argparse.Namespace) -> None:
     folder = emptied(options.folder / f"writing-{by(shape)}")
     geometry = Geometry(AXES[-len(shape) :], (1.0,) * len(shape), "pixel", ("channel",), "level")
     mask = zarr.create_array(store={}, shape=tuple(shape), dtype=bool)
-    volumes.create_ome(folder / "empty.ome.zarr", volumes.Volume(mask, mask, geometry), [tuple(shape)], [])
+    finished.create_ome(folder / "empty.ome.zarr", volumes.Volume(mask, mask, geometry), [tuple(shape)], [])
     values = np.empty((len(volumes.STATISTICS), *shape), np.float32)
     for region, part in generated(shape):
         values[(slice(None), *region)] = part * np.arange(1, len(values) + 1, dtype=np.float32).reshape(-1, *[1] * len(shape))

@@ -497,6 +497,39 @@ def test_the_first_forty_tokens_have_colours_of_their_own_and_none_is_white() ->
     assert style.token_colour(len(style.TOKEN_COLOURS) + 1) == colours[0]
 
 
+def coloured(field: Slice, components: int) -> Slice:
+    shades = np.random.default_rng(0).integers(1, 256, (3, *field.median.shape[1:])).astype(np.uint8)
+    shades[:, 5, 7] = 0
+    return replace(field, colours=shades, explained=(0.5, 0.25, 0.125)[:components])
+
+
+def test_the_embedding_stands_between_tokens_and_median_as_it_is_coloured() -> None:
+    field = coloured(QUICK.field, 3)
+    drawn = figures.tokens(field)
+    panels = [axes for axes in drawn.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["tokens", "embedding in false colours", f"{field.channel_names[0]}: denoised"]
+    pixels = np.asarray(panels[1].get_images()[0].get_array())
+    assert field.colours is not None
+    np.testing.assert_array_equal(pixels[..., :3], np.moveaxis(field.colours, 0, -1))
+    assert pixels[5, 7, 3] == 0 and pixels[..., 3].sum() == 255 * (pixels[..., 3].size - 1)
+    assert len(figures.tokens(QUICK.field).axes) == len(drawn.axes) - 1
+
+
+@pytest.mark.parametrize(
+    ("components", "words"),
+    [(3, "the first 3 components of the embedding"), (2, "the first 2 components of the embedding"), (1, "the first component of")],
+)
+def test_the_caption_of_false_colours_says_what_they_are_and_how_much_they_hold(components: int, words: str) -> None:
+    field = coloured(QUICK.field, components)
+    (drawing,) = page._token_drawings(field, "tokens")
+    share = {3: "87.5 %", 2: "75.0 %", 1: "50.0 %"}[components]
+    assert words in drawing.caption
+    assert f"with {share} of the latents' variance, as {', '.join(['red', 'green', 'blue'][:components])}." in drawing.caption
+    assert "a colour has no meaning and no scale beyond that" in drawing.caption
+    (plain,) = page._token_drawings(QUICK.field, "tokens")
+    assert "false colours" not in plain.caption
+
+
 def test_a_slice_without_tokens_or_roles_is_refused() -> None:
     with pytest.raises(ValueError, match="'a field' has no tokens"):
         figures.tokens(THREE.field)

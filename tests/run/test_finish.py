@@ -15,8 +15,10 @@ from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.thresholds import Calibration
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.tokens import TokenModel
+from behindthenoise.io.finished import LabelImage, create_false_colours, create_ome
+from behindthenoise.io.finished import colours as colours_of
 from behindthenoise.io.geometry import Geometry
-from behindthenoise.io.volumes import LabelImage, Volume, colours, create_ome
+from behindthenoise.io.volumes import Volume
 from behindthenoise.run.finish import calibrated, looked_up, mean_of_data, write_pyramid
 
 blocks = hnp.arrays(np.float32, (2, 4, 6), elements=st.one_of(st.floats(-100, 100, width=32), st.just(np.float32(np.nan))))
@@ -73,10 +75,15 @@ def test_every_level_is_the_mean_of_the_one_before(tmp_path, shape):
     levels = shapes_of_levels(shape)
     mask = zarr.create_array(store={}, shape=shape, dtype=bool)
     target = create_ome(
-        tmp_path / "a.ome.zarr", Volume(mask, mask, geometry), levels, [LabelImage("tokens", tuple(colours(3)), ({},) * 3)]
+        tmp_path / "a.ome.zarr", Volume(mask, mask, geometry), levels, [LabelImage("tokens", tuple(colours_of(3)), ({},) * 3)]
     )
-    write_pyramid([da.from_array(image), da.from_array(labels)], target, ["", "labels/tokens/"], levels)
+    colours = random.integers(1, 256, size=(3, *shape)).astype(np.uint8)
+    colours[:, np.isnan(image[0])] = 0
+    create_false_colours(target, geometry, levels, {"explained": [0.5, 0.1]})
+    full = [da.from_array(part) for part in (image, colours, labels)]
+    write_pyramid(full, target, ["", "embedding/", "labels/tokens/"], levels)
     np.testing.assert_array_equal(target["0"][...], image)
+    np.testing.assert_array_equal(target["embedding/0"][...], colours)
     np.testing.assert_array_equal(target["labels/tokens/0"][...], labels)
     assert len(levels) > 1
     for level, (fine, coarse) in enumerate(pairwise(levels), start=1):
@@ -87,6 +94,10 @@ def test_every_level_is_the_mean_of_the_one_before(tmp_path, shape):
             found = values[(slice(None), *block)].reshape(4, -1)
             expected = [row[np.isfinite(row)].mean() if np.isfinite(row).any() else np.nan for row in found]
             np.testing.assert_allclose(reduced[(slice(None), *voxel)], expected, rtol=1e-5, atol=1e-6)
+            shades = target[f"embedding/{level - 1}"][(slice(None), *block)].reshape(3, -1)
+            kept = shades[:, shades.all(axis=0)]
+            mean = kept.mean(axis=1) if kept.size else np.zeros(3)
+            np.testing.assert_allclose(target[f"embedding/{level}"][(slice(None), *voxel)], mean, atol=0.51)
 
 
 def test_masked_voxels_stay_masked():

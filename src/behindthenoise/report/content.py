@@ -44,6 +44,10 @@ class Slice:
         Token of each pixel from 1; 0 where there is no data. None where there are no tokens.
     role
         What each pixel was used for: 0 nothing, 1 training, 2 calibration, 3 test. None where nothing was.
+    colours
+        Red, green and blue of the embedding in false colours; 0 where there is no data. None where there are none.
+    explained
+        Share of the latents' variance that each of the components which they show holds.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Slice:
     clean: Float32[np.ndarray, " c row col"] | None = None
     tokens: UInt8[np.ndarray, " row col"] | None = None
     role: UInt8[np.ndarray, " row col"] | None = None
+    colours: UInt8[np.ndarray, " 3 row col"] | None = None
+    explained: tuple[float, ...] = ()
 
 
 class Certificate(TypedDict):

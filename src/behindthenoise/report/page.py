@@ -23,6 +23,7 @@ from behindthenoise.report.regions import overlay
 from behindthenoise.report.style import CHANNEL_LIMIT, PAGE_WIDTH, STYLE, token_colour
 
 Place = Literal["wide", "half", "beside"]
+PRIMARIES = ("red", "green", "blue")
 AT_THE_TOP = 5  # warnings that are read before the first image, and items in one of them; more can be unfolded
 BY_CHANCE = 0.025  # of the groups, if all were covered as nominal, have their 95 % interval wholly below
 
@@ -310,8 +311,21 @@ def _token_drawings(plane: Slice, name: str) -> Iterator[Drawing]:
             alt=f"Map of the tokens of {plane.title} beside its first channel",
             caption=f"{plane.title}. Pixels that the ensemble describes alike have the same token, found without any label. "
             "Tokens are numbered by the rising mean of the first channel in the sample they were fitted on. "
-            "The share is that of this map.",
+            f"The share is that of this map.{_told_of_colours(plane)}",
         )
+
+
+def _told_of_colours(plane: Slice) -> str:
+    """What the false colours beside the tokens mean."""
+    if plane.colours is None:
+        return ""
+    count, share = len(plane.explained), percent(sum(plane.explained))
+    what = f"the first {count} components" if count > 1 else "the first component"
+    return (
+        f" In false colours: {what} of the embedding that tokens are made from, with {share} of the latents' variance, as "
+        f"{', '.join(PRIMARIES[: max(count, 1)])}. Pixels that the networks describe alike have alike colours, in every volume of "
+        "this run; a colour has no meaning and no scale beyond that. Where tokens cut, colours may pass gradually."
+    )
 
 
 def _stability_drawings(content: Content) -> Iterator[Drawing]:

@@ -14,6 +14,7 @@ from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.split import ROLES, shown_image, units_of
 from behindthenoise.io import stores, tables
 from behindthenoise.io import volumes as volumes_io
+from behindthenoise.io.finished import EMBEDDING
 from behindthenoise.io.record import environment, read_json, run_record, write_json
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.evaluate import TABLES
@@ -97,6 +98,7 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
         "noisy": np.where(mask, noisy, np.nan).astype(np.float32),
         **{key: bands[:, index] for index, key in enumerate(("lower", "median", "upper"))},
         "tokens": np.asarray(stores.get_array(group, "labels/tokens/0")[where]),
+        "colours": np.asarray(stores.get_array(group, f"{EMBEDDING}/0")[(slice(None), *where)]),
     }
     if name == "field":
         arrays["clean"] = pairs.clean[shown_image(pairs.split)][(slice(None), *where)]
@@ -112,6 +114,7 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
         "length_unit": geometry.unit,
         "spacing": [step * part.step for step, part in zip(geometry.spacing[lead:], (rows, columns), strict=True)],
         "axes": geometry.space[lead:],
+        "explained": group[EMBEDDING].attrs["explained"],
     }
     return meta, arrays
 

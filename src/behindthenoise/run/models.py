@@ -75,6 +75,12 @@ def write_projection(path: Path, projection: Projection, explained: Float[np.nda
     np.savez(path, matrices=np.stack(projection.matrices), offset=projection.offset, explained=explained)
 
 
+def read_explained(path: Path) -> Float[np.ndarray, " component"]:
+    """Share of the latents' variance that each component holds."""
+    with np.load(path) as content:
+        return np.asarray(content["explained"])
+
+
 def read_projection(path: Path) -> Projection:
     """Read the affine map from latents to embedding."""
     with np.load(path) as content:

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from behindthenoise.core.colours import FalseColours
 from behindthenoise.core.tokens import TokenModel, TokenTree
 
-FAMILIAR = "familiar_"
+FAMILIAR, COLOURS = "familiar_", "colours_"
+PLAIN = FalseColours(np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(0))  # an embedding whose components all are hidden
 
 
-def write(path: Path, model: TokenModel, familiar: TokenModel | None = None) -> None:
+def write(path: Path, model: TokenModel, familiar: TokenModel | None = None, colours: FalseColours = PLAIN) -> None:
     """
     Write tokens with the tree that they come from.
 
@@ -20,9 +22,12 @@ def write(path: Path, model: TokenModel, familiar: TokenModel | None = None) -> 
     ----------
     familiar
         Tokens of the training voxels alone, which novelty is measured from, where others took part in the fit of the tokens.
+    colours
+        How the embedding is shown.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {**_arrays(model), **({} if familiar is None else _arrays(familiar, FAMILIAR))}
+    shown = {f"{COLOURS}{name}": values for name, values in vars(colours).items()}
+    content: dict[str, Any] = {**_arrays(model), **({} if familiar is None else _arrays(familiar, FAMILIAR)), **shown}
     np.savez(path, **content)
 
 
@@ -36,6 +41,12 @@ def read_familiar(path: Path) -> TokenModel | None:
     """Read the tokens of training voxels alone; None where all tokens are that."""
     with np.load(path) as content:
         return _model(content, FAMILIAR) if f"{FAMILIAR}count" in content else None
+
+
+def read_colours(path: Path) -> FalseColours:
+    """Read how the embedding is shown."""
+    with np.load(path) as content:
+        return FalseColours(**{field.name: content[f"{COLOURS}{field.name}"] for field in fields(FalseColours)})
 
 
 def _arrays(model: TokenModel, prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from behindthenoise.config import TokensConfig
 from behindthenoise.core import clustering
 from behindthenoise.core import tokens as tokenizing
 from behindthenoise.core.clustering import Sampled, Stability
+from behindthenoise.core.colours import FalseColours
 from behindthenoise.core.embedding import embed, stored
 from behindthenoise.core.tokens import TokenModel, TokenTree
 from behindthenoise.errors import ConfigError
@@ -40,7 +41,8 @@ def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path, stab
     found = clustering.stability(sampled, tree, len(mapping.offset), config.seed)
     count = clustering.choose_count(found, tree.memory) if config.count == "auto" else config.count
     model = clustering.model_of(tree, count, points)
-    token_models.write(tokens, model, familiar_of(samples, points, count, config))
+    colours = FalseColours.of_sample(points, models.read_explained(projection))
+    token_models.write(tokens, model, familiar_of(samples, points, count, config), colours)
     labels = tokenizing.assign(model, points.T)
     again = clustering.token_stability(found, labels, count)
     tables.write(stability, levels_of(tree, found))
