@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from behindthenoise.core.colours import FalseColours, mean_colour
+from behindthenoise.core.clustering import fit_tree
+from behindthenoise.core.colours import PALETTE, FalseColours, colour, mean_colour, rgba, token_colours
 
 colours = hnp.arrays(np.uint8, (3, 4, 6), elements=st.integers(1, 255))
 
@@ -65,3 +66,65 @@ def test_a_coarse_colour_is_the_mean_of_the_voxels_that_carry_data(values, maske
     kept = values[:, ~masked].astype(np.float64)
     np.testing.assert_allclose(found, kept.mean(axis=1) if kept.size else 0, atol=0.51)
     assert (found > 0).all() == bool((~masked).any())
+
+
+def test_as_many_colours_as_a_byte_can_number_are_distinct_opaque_and_neither_white_nor_black():
+    found = [colour(place) for place in range(255)]
+    assert len(set(found)) == 255
+    assert not {"#ffffff", "#000000"} & set(found)
+    assert rgba("#e69f00") == (230, 159, 0, 255)
+    assert ["#{:02x}{:02x}{:02x}".format(*rgba(one)[:3]) for one in found] == found
+
+
+@given(st.integers(0, 2**31), st.integers(2, 12))
+@settings(deadline=None, max_examples=20)
+def test_a_token_keeps_the_colour_of_its_largest_finest_one_at_every_count(seed, finest):
+    random = np.random.default_rng(seed)
+    points = random.normal(size=(200, 3)).astype(np.float32)
+    tree = fit_tree(points, random.integers(200, size=(400, 2)), random.normal(size=200), finest, seed=0)
+    own = token_colours(tree, finest)
+    for count in range(1, finest + 1):
+        found = token_colours(tree, count)
+        # few tokens have the colours that are told apart best
+        assert set(found) == set(PALETTE[:count])
+        for token, shown in enumerate(found, start=1):
+            parts = np.flatnonzero(tree.levels[count - 1] == token)
+            assert shown == own[parts[np.argmax(tree.sizes[parts])]]
+        if count > 1:
+            coarse, kept = token_colours(tree, count - 1), 0
+            for shown, row in zip(coarse, range(1, count), strict=True):
+                inside = {found[index - 1] for index in tree.levels[count - 1][tree.levels[count - 2] == row]}
+                kept += shown in inside
+            assert kept == count - 1, "a token that splits leaves its colour to the larger part"
+
+
+# what protanopes and deuteranopes see of linear red, green and blue: Machado, Oliveira & Fernandes (2009), severity 1
+SEEN = {
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+TO_LMS = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+
+@pytest.mark.parametrize("vision", SEEN)
+def test_a_dozen_tokens_are_told_apart_whatever_colours_one_sees(vision):
+    """Distances in OKLab; 0.02 is about what is just noticed."""
+    stored = np.array([rgba(colour(place))[:3] for place in range(12)]) / 255
+    linear = np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
+    lab = np.cbrt(np.clip(linear @ np.transpose(SEEN[vision]), 0, 1) @ TO_LMS.T) @ TO_LAB.T
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1)[~np.eye(12, dtype=bool)]
+    assert apart.min() > 0.06

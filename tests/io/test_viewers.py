@@ -23,7 +23,7 @@ def test_xarray_opens_level_zero_and_the_tokens_by_the_call_in_the_readme(tmp_pa
     volumes.write_input(tmp_path / "input.zarr", xr.DataArray(values[:1], dims=("channel", "y", "x")), mask, geometry)
     source, levels = volumes.open_input(tmp_path / "input.zarr"), shapes_of_levels(shape)
     group = finished.create_ome(
-        tmp_path / "a.ome.zarr", source, levels, [finished.LabelImage("tokens", tuple(finished.colours(3)), ({},) * 3)]
+        tmp_path / "a.ome.zarr", source, levels, [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)]
     )
     stores.get_array(group, "0")[:] = values
     stores.get_array(group, "labels/tokens/0")[:] = values[0] > 0.5

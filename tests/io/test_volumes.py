@@ -15,7 +15,7 @@ GEOMETRIES = {
     2: Geometry(("y", "x"), (0.5, 0.25), "micrometer", ("Fe", "Ni"), "counts"),
     3: Geometry(("z", "y", "x"), (2.0, 0.5, 0.25), "micrometer", ("Fe", "Ni"), "counts"),
 }
-LABELS = [finished.LabelImage("tokens", tuple(finished.colours(5)), tuple({"finest": [number]} for number in range(1, 6)))]
+LABELS = [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 5, tuple({"finest": [number]} for number in range(1, 6)))]
 SHAPES = {2: (130, 70), 3: (9, 130, 70)}
 
 
@@ -235,10 +235,3 @@ def test_axes_without_physical_size_have_no_unit(volume, tmp_path, unit):
     plain = volumes.Volume(opened.noisy, opened.mask, geometry)
     group = finished.create_ome(tmp_path / "plain.ome.zarr", plain, [opened.shape], LABELS)
     assert all("unit" not in axis for axis in group.attrs["ome"]["multiscales"][0]["axes"])
-
-
-@given(st.integers(1, 40))
-def test_colours_are_distinct_and_opaque(count):
-    colours = finished.colours(count)
-    assert len(set(colours)) == count
-    assert all(len(colour) == 4 and colour[3] == 255 and all(0 <= part <= 255 for part in colour) for colour in colours)

@@ -16,7 +16,6 @@ from behindthenoise.core.calibration.thresholds import Calibration
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.tokens import TokenModel
 from behindthenoise.io.finished import LabelImage, create_false_colours, create_ome
-from behindthenoise.io.finished import colours as colours_of
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.volumes import Volume
 from behindthenoise.run.finish import calibrated, looked_up, mean_of_data, write_pyramid
@@ -75,7 +74,7 @@ def test_every_level_is_the_mean_of_the_one_before(tmp_path, shape):
     levels = shapes_of_levels(shape)
     mask = zarr.create_array(store={}, shape=shape, dtype=bool)
     target = create_ome(
-        tmp_path / "a.ome.zarr", Volume(mask, mask, geometry), levels, [LabelImage("tokens", tuple(colours_of(3)), ({},) * 3)]
+        tmp_path / "a.ome.zarr", Volume(mask, mask, geometry), levels, [LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)]
     )
     colours = random.integers(1, 256, size=(3, *shape)).astype(np.uint8)
     colours[:, np.isnan(image[0])] = 0

@@ -38,7 +38,7 @@ def fill(store: Path, seed: int) -> None:
         store,
         volumes.open_input(store.with_name("input.zarr")),
         levels,
-        [finished.LabelImage("tokens", tuple(finished.colours(3)), ({},) * 3)],
+        [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)],
     )
     for level, shape in enumerate(levels):
         stores.get_array(group, str(level))[:] = random.random((4, *shape))

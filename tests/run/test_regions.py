@@ -48,7 +48,7 @@ class Case:
             folder / "wide.ome.zarr",
             volumes.open_input(folder / "wide" / "input.zarr"),
             [shape],
-            [finished.LabelImage("tokens", tuple(finished.colours(2)), ({},) * 2)],
+            [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 2, ({},) * 2)],
         )
         ome["0"][...] = np.stack([*[band + 100 for band in bands], *bands])
 

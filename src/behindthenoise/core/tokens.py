@@ -33,6 +33,11 @@ class TokenTree:
     levels: UInt8[np.ndarray, " level finest"]
     memory: Float64[np.ndarray, " level"]
 
+    def largest(self, count: int) -> Int[np.ndarray, " token"]:
+        """Largest finest token, from 0, in each of so many tokens."""
+        belongs = self.levels[count - 1] == np.arange(1, count + 1)[:, None]
+        return np.asarray(np.where(belongs, self.sizes, -1).argmax(axis=1))
+
 
 @dataclass(frozen=True, eq=False)
 class TokenModel:
@@ -72,12 +77,6 @@ class TokenModel:
         belongs = self.token_of == np.arange(1, self.count + 1)[:, None]
         weights = np.where(belongs, np.maximum(self.tree.sizes, 1), 0)
         return np.asarray(weights @ self.tree.centroids.astype(np.float64) / weights.sum(axis=1, keepdims=True))
-
-    @property
-    def largest(self) -> Int[np.ndarray, " token"]:
-        """Largest finest token, from 0, in each token: what keeps its colour when there are more tokens or fewer."""
-        belongs = self.token_of == np.arange(1, self.count + 1)[:, None]
-        return np.asarray(np.where(belongs, self.tree.sizes, -1).argmax(axis=1))
 
 
 def nearest(

@@ -1,7 +1,6 @@
 """The finished volume as OME-Zarr: image, labels, false colours, and what viewers are told about them."""
 
 from collections.abc import Mapping, Sequence
-from colorsys import hls_to_rgb
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,12 +152,6 @@ def set_windows(group: zarr.Group, coarsest: int) -> None:
         for index in indices:
             channels[index]["window"] = {"start": low, "end": high, "min": low, "max": high}
     group.attrs["ome"] = metadata
-
-
-def colours(count: int) -> list[tuple[int, int, int, int]]:
-    """Distinct opaque colours, a golden angle of hue apart at two lightnesses."""
-    shades = [hls_to_rgb(index * 0.618034 % 1, 0.45 + 0.2 * (index % 2), 0.7) for index in range(count)]
-    return [(round(255 * red), round(255 * green), round(255 * blue), 255) for red, green, blue in shades]
 
 
 def _multiscale(geometry: Geometry, name: str, levels: Sequence[Sequence[int]], *, channels: bool) -> dict[str, Any]:

@@ -179,6 +179,8 @@ class Content:
     tokens
         What each token is made of in the training field: token, share (0 to 1), voxels, stability, verdict, novelty, neighbour,
         neighbour_share, then mean_CHANNEL, spread_CHANNEL and width_CHANNEL for every channel.
+    token_colours
+        Colour of each token, as `#rrggbb`: that of the labels in the volumes.
     stability
         How far other fits agree, for each number of tokens: tokens, memory, agreement_of_seeds, agreement_of_halves.
     field
@@ -211,6 +213,7 @@ class Content:
     reference: Table
     ensemble: Table
     tokens: Table
+    token_colours: Sequence[str]
     stability: Table
     field: Slice
     volumes: tuple[Slice, ...]

@@ -5,6 +5,8 @@ Figures are made without pyplot, so that nothing is shared between them and no d
 inside `rc_context(STYLE)`, because matplotlib reads some settings only then.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Real
 from matplotlib import colormaps, rc_context
@@ -34,7 +36,6 @@ from behindthenoise.report.style import (
     rows_of,
     symbol,
     ticks,
-    token_colour,
 )
 
 PIXEL_LIMIT = 1200  # along one axis of one panel; a panel never has more pixels on the page
@@ -176,9 +177,14 @@ def token_stability(rows: Table, count: int) -> Figure:
 
 
 @rc_context(STYLE)
-def tokens(plane: Slice) -> Figure:
+def tokens(plane: Slice, colours: Sequence[str]) -> Figure:
     """
     Map of the tokens, with each token's number and share of the map, beside the embedding and the first channel's median.
+
+    Parameters
+    ----------
+    colours
+        Of each token, from 1.
 
     Raises
     ------
@@ -197,7 +203,7 @@ def tokens(plane: Slice) -> Figure:
     per_column = max(-(-present.size // legend_columns), 1)
     figure = Figure(figsize=(PAGE_WIDTH, max(height + 0.9, 0.6 + 0.19 * (per_column + 1))), layout="compressed")
     left, *middle, right = panels = figure.subplots(1, columns, sharex=True, sharey=True)
-    cmap = ListedColormap([token_colour(token) for token in range(1, highest + 1)]).with_extremes(bad=_CLEAR)
+    cmap = ListedColormap(list(colours[:highest])).with_extremes(bad=_CLEAR)
     for panel in panels:
         # Pixels without data let the hatched background through.
         panel.patch.set(facecolor="white", hatch="////", edgecolor="#bbbbbb", linewidth=0)
@@ -210,7 +216,7 @@ def tokens(plane: Slice) -> Figure:
     right.label_outer()
     _colour_bar(figure, drawn, right, plane.value_unit)
     patches = [
-        Patch(facecolor=token_colour(int(token)), label=f"{token}:  {100 * count / total:.1f} %")
+        Patch(facecolor=colours[int(token) - 1], label=f"{token}:  {100 * count / total:.1f} %")
         for token, count in zip(present, counts, strict=True)
     ]
     if total < plane.tokens.size:

@@ -20,7 +20,7 @@ from behindthenoise.report import coverage, figures, wiring
 from behindthenoise.report.cells import number, percent, tables
 from behindthenoise.report.content import Content, RegionList, Row, Slice, Table
 from behindthenoise.report.regions import overlay
-from behindthenoise.report.style import CHANNEL_LIMIT, PAGE_WIDTH, STYLE, token_colour
+from behindthenoise.report.style import CHANNEL_LIMIT, PAGE_WIDTH, STYLE
 
 Place = Literal["wide", "half", "beside"]
 PRIMARIES = ("red", "green", "blue")
@@ -85,7 +85,7 @@ def rendered(content: Content, pictures: Mapping[str, Sequence[Picture]]) -> str
         token_range=_token_range(content),
         nominal=_nominal(content),
         shortfall=_short(content.channels, content.coverage),
-        token_colour=token_colour,
+        token_colour=lambda token: content.token_colours[token - 1],
     )
 
 
@@ -109,9 +109,12 @@ def _drawings(content: Content) -> dict[str, Iterable[Drawing]]:
         "levels": _level_drawings(content),
         "reference": _reference_drawings(content),
         "ensemble": _ensemble_drawings(content),
-        "tokens": [*_token_drawings(content.field, "tokens"), *_stability_drawings(content)],
+        "tokens": [*_token_drawings(content.field, "tokens", content.token_colours), *_stability_drawings(content)],
         **{f"regions {index}": _region_drawings(found) for index, found in enumerate(content.regions, start=1)},
-        **{f"volume {index}": _volume_drawings(plane, index) for index, plane in enumerate(content.volumes, start=1)},
+        **{
+            f"volume {index}": _volume_drawings(plane, index, content.token_colours)
+            for index, plane in enumerate(content.volumes, start=1)
+        },
     }
 
 
@@ -188,7 +191,7 @@ def _coverage_drawings(content: Content) -> Iterator[Drawing]:
             vector=True,
         )
     if content.token_coverage:
-        figure = coverage.by_token(content.token_coverage, content.coverage, unit)
+        figure = coverage.by_token(content.token_coverage, content.coverage, unit, content.token_colours)
         yield Drawing(
             "coverage_by_token",
             figure,
@@ -303,11 +306,11 @@ def _wiring_caption(architecture: Architecture) -> str:
     )
 
 
-def _token_drawings(plane: Slice, name: str) -> Iterator[Drawing]:
+def _token_drawings(plane: Slice, name: str, colours: Sequence[str]) -> Iterator[Drawing]:
     if plane.tokens is not None:
         yield Drawing(
             name,
-            figures.tokens(plane),
+            figures.tokens(plane, colours),
             alt=f"Map of the tokens of {plane.title} beside its first channel",
             caption=f"{plane.title}. Pixels that the ensemble describes alike have the same token, found without any label. "
             "Tokens are numbered by the rising mean of the first channel in the sample they were fitted on. "
@@ -350,10 +353,10 @@ def _region_drawings(found: RegionList) -> Iterator[Drawing]:
     )
 
 
-def _volume_drawings(plane: Slice, index: int) -> Iterator[Drawing]:
+def _volume_drawings(plane: Slice, index: int, colours: Sequence[str]) -> Iterator[Drawing]:
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in plane.name)
     yield _map_drawing(plane, f"volume_{index}_{safe}_maps")
-    yield from _token_drawings(plane, f"volume_{index}_{safe}_tokens")
+    yield from _token_drawings(plane, f"volume_{index}_{safe}_tokens", colours)
 
 
 def _notices(content: Content) -> list[str]:

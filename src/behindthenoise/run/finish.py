@@ -12,7 +12,7 @@ from behindthenoise.config import InferenceConfig, TokensConfig
 from behindthenoise.core import tokens as tokenizing
 from behindthenoise.core.calibration.scores import rearrange
 from behindthenoise.core.calibration.thresholds import Calibration, Support
-from behindthenoise.core.colours import SHOWN, mean_colour
+from behindthenoise.core.colours import SHOWN, mean_colour, rgba, token_colours
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.rounding import rounded
 from behindthenoise.core.tokens import TokenModel
@@ -102,12 +102,13 @@ def label_images(model: TokenModel, classes: Classes) -> list[LabelImage]:
 
     A token has the colour of its largest finest one, and a class that of its first token: colours stay when the count changes.
     """
-    finest = finished.colours(len(model.tree.sizes))
-    tokens = tuple(finest[index] for index in model.largest)
+    finest, tokens = (
+        tuple(rgba(colour) for colour in token_colours(model.tree, count)) for count in (len(model.tree.levels), model.count)
+    )
     parts = [(np.flatnonzero(model.token_of == token) + 1).tolist() for token in range(1, model.count + 1)]
     images = [
         LabelImage("tokens", tokens, tuple({"finest": part} for part in parts)),
-        LabelImage("finest", tuple(finest), tuple({"token": int(token)} for token in model.token_of)),
+        LabelImage("finest", finest, tuple({"token": int(token)} for token in model.token_of)),
     ]
     if classes:
         named = sorted(classes.items())

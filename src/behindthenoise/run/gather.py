@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+import zarr
 
 from behindthenoise import __version__
 from behindthenoise.config import CalibrationConfig, EnsembleConfig, NetworkConfig
@@ -70,6 +71,7 @@ def run(
             "coverage": spec.get("calibration", CalibrationConfig).coverage,
             **{shown: tables.read(evaluation / f"{name}.csv") for name, shown in EVALUATED.items()},
             "tokens": {path.parent.name: tables.read(path) for path in descriptions}["field"],
+            "token_colours": colours_of(stores.open_group(finished["field"])),
             "stability": tables.read(stability),
             "regions": [{**found, "name": path.stem} for found, path in zip(lists, regions, strict=True)],
             "slices": metas,
@@ -117,6 +119,12 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
         "explained": group[EMBEDDING].attrs["explained"],
     }
     return meta, arrays
+
+
+def colours_of(group: zarr.Group) -> list[str]:
+    """Colour of each token in a finished volume."""
+    metadata: Any = group["labels/tokens"].attrs["ome"]
+    return ["#{:02x}{:02x}{:02x}".format(*entry["rgba"][:3]) for entry in metadata["image-label"]["colors"]]
 
 
 def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, str]:
