@@ -507,7 +507,8 @@ class TokensConfig(Section):
 
     count: Annotated[Int, Field(ge=2, le=255)] | Literal["auto"] = Field(
         default="auto",
-        description="Tokens. auto: as many as other seeds and both halves of the ensemble agree on, where neighbours share them.",
+        description="Tokens. auto: as many as other seeds and both halves of the ensemble agree on, where neighbours share them; "
+        "the report says where they agree on none.",
     )
     finest: Annotated[Int, Field(ge=2, le=255)] = Field(
         default=12, description="Tokens of the finest level, which are joined step by step to `count`; never fewer than `count`."

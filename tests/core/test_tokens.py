@@ -11,6 +11,7 @@ from behindthenoise.core import tokens
 from behindthenoise.core.clustering import (
     Sampled,
     Stability,
+    agreed_on,
     choose_count,
     diffusion,
     fit_tree,
@@ -143,12 +144,19 @@ def agreement(seeds, halves, others=None):
     [
         ([1, 0.99, 0.98, 0.97, 0.5], [1, 0.95, 0.95, 0.92, 0.4], [1, 0.9, 0.8, 0.4, 0.3], 3),
         ([1, 0.99, 0.98, 0.97, 0.5], [1, 0.95, 0.6, 0.92, 0.4], [1, 0.9, 0.8, 0.4, 0.3], 4),
-        ([1, 0.5, 0.6, 0.4], [1, 0.3, 0.7, 0.8], [1, 0.9, 0.8, 0.1], 3),
+        # halves agree on none: what seeds agree on; they do not either: two
+        ([1, 0.99, 0.98, 0.97, 0.5], [1, 0.3, 0.4, 0.5, 0.6], [1, 0.9, 0.8, 0.4, 0.1], 3),
+        ([1, 0.5, 0.6, 0.4], [1, 0.3, 0.7, 0.8], [1, 0.9, 0.8, 0.1], 2),
         ([1, 0.95, 0.2], [1, np.nan, np.nan], [1, 0.5, 0.1], 2),
     ],
 )
 def test_the_count_is_where_the_memory_falls_most_of_those_that_are_agreed_on(seeds, halves, memory, count):
     assert choose_count(agreement(seeds, halves), np.array(memory)) == count
+
+
+def test_a_number_is_agreed_on_by_seeds_and_by_halves_where_there_are_any():
+    assert agreed_on(agreement([1, 0.95, 0.95, 0.8], [1, 0.95, 0.8, 0.95])).tolist() == [True, True, False, False]
+    assert agreed_on(agreement([1, 0.95, 0.8], [np.nan] * 3)).tolist() == [True, True, False]
 
 
 def test_the_stability_of_a_token_is_its_jaccard_index_with_the_most_similar_one():

@@ -167,7 +167,13 @@ def content(field: Slice, volumes: tuple[Slice, ...] = (), *, tokens: int = 3, s
         ],
         token_colours=COLOURS,
         stability=[
-            {"tokens": k, "memory": 1 / k, "agreement_of_seeds": 1 - 0.05 * k, "agreement_of_halves": 0.9 - 0.1 * k}
+            {
+                "tokens": k,
+                "memory": 1 / k,
+                "agreement_of_seeds": 1 - 0.05 * k,
+                "agreement_of_halves": 0.9 - 0.1 * k,
+                "agreed_on": "yes",
+            }
             for k in range(2, 9)
         ],
         field=field,
@@ -491,6 +497,20 @@ def test_noise_of_the_reference_is_shown_with_what_it_assumes_and_that_nothing_i
     assert "Nothing is corrected for it" in section
     assert "Noise of the clean scan" not in read(replace(QUICK, reference=[]))
     assert printed(QUICK, "reference")[9]["implied coverage of the true signal"] == "n/a"
+
+
+def test_a_number_of_tokens_that_is_not_agreed_on_is_told_at_the_top() -> None:
+    def rows(*agreed: int) -> list[dict[str, float | str]]:
+        return [{**row, "agreed_on": "yes" if row["tokens"] in agreed else "no"} for row in QUICK.stability]
+
+    assert not any("Other fits" in notice for notice in page._notices(QUICK))
+    told = (
+        "Other fits do not agree on these 3 tokens (adjusted Rand index with another seed 0.85, between halves of the ensemble 0.60"
+    )
+    for agreed, hint in ((), "No other number is; more networks would help, or tokens.count."), ((2, 4), "Agreed on: 2, 4."):
+        (notice,) = [text for text in page._notices(replace(QUICK, stability=rows(*agreed))) if "Other fits" in text]
+        assert notice.startswith(told) and notice.endswith(hint)
+    assert told in read(replace(QUICK, stability=rows()))
 
 
 def coloured(field: Slice, components: int) -> Slice:

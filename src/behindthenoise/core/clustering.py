@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Real, UInt8
+from jaxtyping import Bool, Float, Float64, Int, Real, UInt8
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
@@ -184,13 +184,20 @@ def choose_count(found: Stability, memory: Float[np.ndarray, " level"]) -> int:
     """
     Number of tokens, two at least, that is found and not chosen.
 
-    Of those that seeds and halves of the ensemble agree on, the one after which a walk through the image forgets most at once;
-    where they agree on none, the one that they agree on most.
+    Of those that seeds and halves of the ensemble agree on, the one after which a walk through the image forgets most at once.
+    Where halves agree on none, the same of those that seeds agree on; where these agree on none either, two: finer distinctions
+    would rest on less still. `agreed_on` says which numbers are agreed on.
     """
-    agreed = np.fmin(found.seeds, found.halves)[1:]
-    falls = memory[1:] - np.append(memory[2:], 0)
-    good = agreed >= STABLE
-    return int(np.where(good, falls, -1).argmax() if good.any() else agreed.argmax()) + 2
+    falls = memory - np.append(memory[1:], 0)
+    for good in (agreed_on(found), found.seeds >= STABLE):
+        if good[1:].any():
+            return int(np.where(good, falls, -1)[1:].argmax()) + 2
+    return 2
+
+
+def agreed_on(found: Stability) -> Bool[np.ndarray, " level"]:
+    """Numbers of tokens, from 1, that other seeds agree on, and halves of the ensemble where there are any."""
+    return np.asarray(np.fmin(found.seeds, found.halves) >= STABLE)
 
 
 def token_stability(found: Stability, tokens: UInt8[np.ndarray, " n"], count: int) -> Float64[np.ndarray, " token"]:

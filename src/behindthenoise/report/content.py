@@ -182,7 +182,8 @@ class Content:
     token_colours
         Colour of each token, as `#rrggbb`: that of the labels in the volumes.
     stability
-        How far other fits agree, for each number of tokens: tokens, memory, agreement_of_seeds, agreement_of_halves.
+        How far other fits agree, for each number of tokens: tokens, memory, agreement_of_seeds, agreement_of_halves,
+        agreed_on (yes or no).
     field
         A cut through the field with the slow scan.
     volumes

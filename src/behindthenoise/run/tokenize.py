@@ -47,9 +47,10 @@ def run(spec: Spec, *, latents: list[Path], projection: Path, tokens: Path, stab
     again = clustering.token_stability(found, labels, count)
     tables.write(stability, levels_of(tree, found))
     tables.write(table, tokens_of(model, labels, median, again))
-    agreed = min(found.seeds[count - 1], np.nan_to_num(found.halves[count - 1], nan=1.0)) >= clustering.STABLE
-    chosen = "as configured" if config.count != "auto" else "found by stability" if agreed else "agreed on most, though not enough"
-    log(f"tokenize: {count} tokens, {chosen}; seeds agree by {found.seeds[count - 1]:.2f}, halves by {found.halves[count - 1]:.2f}")
+    chosen = "as configured" if config.count != "auto" else "found"
+    agreed = "agreed on" if clustering.agreed_on(found)[count - 1] else "NOT agreed on"
+    seeds, halves = found.seeds[count - 1], found.halves[count - 1]
+    log(f"tokenize: {count} tokens, {chosen}, {agreed}: seeds agree by {seeds:.2f}, halves by {halves:.2f}")
 
 
 def sampled_of(samples: Sequence[Sample]) -> Sampled:
@@ -74,6 +75,7 @@ def familiar_of(samples: Sequence[Sample], points: np.ndarray, count: int, confi
 
 def levels_of(tree: TokenTree, found: Stability) -> list[dict[str, Value]]:
     """One row for each number of tokens from 2 on."""
+    agreed = clustering.agreed_on(found)
     return [
         {
             "tokens": index + 1,
@@ -81,6 +83,7 @@ def levels_of(tree: TokenTree, found: Stability) -> list[dict[str, Value]]:
             "agreement_of_seeds": float(found.seeds[index]),
             "agreement_of_halves": float(found.halves[index]),
             "agreement_with_next": float(found.neighbours[index]),
+            "agreed_on": "yes" if agreed[index] else "no",
         }
         for index in range(1, len(tree.levels))
     ]
