@@ -206,6 +206,7 @@ CHANGES = {
     "`calibration.score`, `groups`": [lambda tree: edit(tree, calibration__score="cqr-r", calibration__groups=["intensity"])],
     "`calibration.jobs`": [lambda tree: edit(tree, calibration__jobs=3)],
     "`tokens.count`": [lambda tree: edit(tree, tokens__count=4)],
+    "`tokens.fit_also_on`": [lambda tree: edit(tree, tokens__fit_also_on=["wide"])],
     "`tokens.classes`": [lambda tree: edit(tree, tokens__classes={"dark": [1], "bright": [2, 3]})],
     "`inference.spread`, `relative_error`": [lambda tree: edit(tree, inference__spread=True, inference__relative_error=0.01)],
     "`inference.jobs`": [lambda tree: edit(tree, inference__jobs=3)],

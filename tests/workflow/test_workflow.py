@@ -112,6 +112,36 @@ def test_one_volume_more_reads_and_infers_that_volume_alone(changed):
     assert (plan["fetch"], plan["infer"], plan["finish"], plan["report"]) == (1, 2, 1, 1)
 
 
+FITTED_ON_WIDE = {"tokens": {"fit_also_on": ["wide"]}}
+
+
+def test_tokens_that_are_fitted_on_a_volume_as_well_wait_for_it(fresh):
+    fresh.configure(**FITTED_ON_WIDE)
+    once = Counter(["ingest", "wire", "train", "predict", "fetch"])
+    assert fresh.plan("results/tiny/members/000/predict.json") == once
+    text = fresh.finish("--dry-run", "results/tiny/members/000/predict.json")
+    (inputs,) = re.findall(r"^rule predict:\n    input: (.*)", text, re.MULTILINE)
+    assert "results/tiny/volumes/wide/input.json" in inputs
+
+
+def test_to_fit_tokens_on_a_volume_as_well_trains_nothing(changed):
+    changed.configure(**FITTED_ON_WIDE)
+    plan = changed.plan()
+    assert set(plan) == {"predict", *AFTER_ENSEMBLE} - {"plan"}
+    changed.finish("results/tiny/volumes/wide/finish.json")
+    samples = [dict(np.load(path)) for path in sorted(changed.results.glob("members/*/latents.npz"))]
+    voxels = samples[0]["voxels"]
+    assert all(np.array_equal(sample["voxels"], voxels) for sample in samples)
+    assert 100 < (voxels < 0).sum() <= 400
+    # what was predicted tile by tile for the volume is what the sample holds
+    flat = -1 - voxels[voxels < 0]
+    whole = zarr.open_array(changed.results / "volumes/wide/quantiles.zarr/quantiles", mode="r")[...].reshape(3, 1, -1)
+    sampled = np.mean([sample["quantiles"] for sample in samples], axis=0)[..., voxels < 0]
+    np.testing.assert_allclose(sampled, whole[..., flat], atol=1e-5 * whole.std())
+    novelty = zarr.open_array(changed.results / "volumes/wide.ome.zarr/0", mode="r")[-1]
+    assert ((novelty >= 0) & (novelty < 1)).all()
+
+
 def test_another_coverage_runs_no_network_and_holds_afterwards(changed):
     before = {path: path.stat().st_mtime_ns for name in NETWORK_RULES for path in networks_results(changed, name)}
     assert before
