@@ -7,10 +7,10 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-# --configfile takes the place of the default; it is not mixed with it
+# --configfile takes the place of the default; it is not mixed with it. A module has the configuration that it is given.
 if not workflow.config_settings.configfiles:
 
-    configfile: os.path.join(workflow.basedir, "config.yaml")
+    configfile: workflow.current_basedir.join("config.yaml").get_path_or_uri(secret_free=True)
 
 
 include: "workflow/rules/common.smk"
@@ -19,14 +19,6 @@ include: "workflow/rules/common.smk"
 scattergather:
     share=CONFIG.inference.jobs,
     score=CONFIG.calibration.jobs,
-
-
-# on a cluster, not worth a job
-localrules:
-    all,
-    wire,
-    sweep_wire,
-    plan,
 
 
 include: "workflow/rules/data.smk"
@@ -68,7 +60,7 @@ onsuccess:
         if file in made:
             print(f"The {what} is {os.path.abspath(file)}")
     try:
-        ledger.write(CONFIG, Path(R), Path(workflow.basedir))
+        ledger.write(CONFIG, Path(R), PROJECT)
     except (BehindTheNoiseError, OSError) as problem:
         # what was computed is none the worse for it
         print(f"{R}/run.json cannot be written: {problem}")
