@@ -21,14 +21,6 @@ scattergather:
     score=CONFIG.calibration.jobs,
 
 
-rule all:
-    input:
-        f"{R}/report/report.html",
-        expand(f"{R}/volumes/{{volume}}.ome.zarr/zarr.json", volume=VOLUMES),
-        expand(f"{R}/volumes/{{volume}}/regions/{{target}}.png", volume=VOLUMES, target=CONFIG.regions),
-        expand(f"{R}/volumes/{{volume}}/publish.json", volume=CONFIG.publish),
-
-
 include: "workflow/rules/data.smk"
 include: "workflow/rules/ensemble.smk"
 include: "workflow/rules/calibration.smk"
@@ -37,6 +29,29 @@ include: "workflow/rules/volumes.smk"
 include: "workflow/rules/regions.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/sweep.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        results=[
+            *rules.report.output,
+            *expand(rules.finish.output, volume=VOLUMES),
+            *expand([*rules.regions.output, *rules.overlay.output], volume=VOLUMES, target=CONFIG.regions),
+            *expand(rules.publish.output, volume=CONFIG.publish),
+        ],
+        deleted=deleted(
+            [
+                *rules.ingest.output,
+                *expand([*rules.wire.output, *rules.train.output, *rules.predict.output], member=MEMBERS),
+                *[*rules.average.output, *rules.embed.output, *rules.tokenize.output, *rules.label.output],
+                *[*rules.survey.output, *gather.score(rules.score.output), *rules.calibrate.output],
+                *[*rules.evaluate.output, *rules.gather.output],
+                *expand([*rules.fetch.output, *rules.plan.output, *rules.compare.output], volume=VOLUMES),
+                *[expand(file, volume=VOLUMES) for file in gather.share(rules.infer.output, allow_missing=True)],
+                *expand(rules.describe.output, volume=VOLUMES),
+            ]
+        ),
 
 
 onsuccess:

@@ -58,11 +58,12 @@ from behindthenoise.core import synthetic
 from behindthenoise.core.calibration.groups import Groups
 from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.thresholds import Calibration
+from behindthenoise.core.embedding import Projection
 from behindthenoise.core.network import Network
-from behindthenoise.core.tokens import Projection, TokenModel
-from behindthenoise.io import stores, volumes
+from behindthenoise.core.tokens import TokenModel
+from behindthenoise.io import finished, stores, volumes
 from behindthenoise.io.geometry import Geometry
-from behindthenoise.run import models, thresholds
+from behindthenoise.run import models, thresholds, token_models
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run.architectures import read_architecture
 from behindthenoise.stages import specification
@@ -345,7 +346,7 @@ def large(shape: Sequence[int], options: argparse.Namespace) -> None:
     options.members, options.memory_gb = 1, options.memory_gb or 8.0
     folder = options.folder / f"large-{by(shape)}"
     case = made(folder, shape, options, network=TINY, tokens={"components": 1, "count": 2})
-    models.write_tokens(folder / "tokens.npz", TokenModel.of_centroids(np.array([[-1.0], [1.0]], np.float32)))
+    token_models.write(folder / "tokens.npz", TokenModel.of_centroids(np.array([[-1.0], [1.0]], np.float32)))
     calibration = Calibration((Score("cqr"),), (Groups(),), (np.zeros((1, 1), np.float32),))
     thresholds.write(folder / "thresholds.json", calibration, [0.0], 0.9)
     shares = [f"{job}-of-{options.jobs}" for job in range(1, options.jobs + 1)]
@@ -375,7 +376,7 @@ def writing(shape: Sequence[int], options: argparse.Namespace) -> None:
     folder = emptied(options.folder / f"writing-{by(shape)}")
     geometry = Geometry(AXES[-len(shape) :], (1.0,) * len(shape), "pixel", ("channel",), "level")
     mask = zarr.create_array(store={}, shape=tuple(shape), dtype=bool)
-    volumes.create_ome(folder / "empty.ome.zarr", volumes.Volume(mask, mask, geometry), [tuple(shape)], [])
+    finished.create_ome(folder / "empty.ome.zarr", volumes.Volume(mask, mask, geometry), [tuple(shape)], [])
     values = np.empty((len(volumes.STATISTICS), *shape), np.float32)
     for region, part in generated(shape):
         values[(slice(None), *region)] = part * np.arange(1, len(values) + 1, dtype=np.float32).reshape(-1, *[1] * len(shape))

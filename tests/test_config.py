@@ -57,6 +57,18 @@ WRONG = {
         {"regions": {"iron": {"channel": "Fe", "above": 1.0, "level": 0.0}}},
         r"regions\.iron\.level is 0\.0: input should be greater than 0",
     ),
+    "tokens fitted on the field": (
+        {"tokens": {"fit_also_on": ["field"]}},
+        r"tokens\.fit_also_on: tokens may not be fitted on the volume 'field', which holds the calibration and test voxels",
+    ),
+    "tokens fitted on an unknown volume": (
+        {"tokens": {"fit_also_on": ["large"]}, "volumes": {"wide": {"synthetic": [64, 64]}}},
+        r"tokens\.fit_also_on names the volume 'large', which does not exist; in `volumes` there are: wide",
+    ),
+    "tokens fitted on one volume twice": (
+        {"tokens": {"fit_also_on": ["wide", "wide"]}, "volumes": {"wide": {"synthetic": [64, 64]}}},
+        r"tokens\.fit_also_on: volumes wide, wide name one twice",
+    ),
     "shares above one": (
         {"split": {"train": 0.8, "calibration": 0.2, "test": 0.2}},
         r"split: train 0\.8 \+ calibration 0\.2 \+ test 0\.2 = 1\.2 of the data; the three shares may add up to 1 at most",

@@ -53,10 +53,10 @@ def replace(old, new):
     "edit",
     [
         lambda text: "# a comment\n" + text.replace("\n    ", "\n    # another\n    ", 1),
-        replace('"""Tokens: the', '"""Another docstring: the'),
+        replace('"""Tokens: a', '"""Another docstring: a'),
         replace('    """Number of the nearest finest', '    """What is the number of the nearest finest'),
-        replace("    Affine map from", "    Another map from"),
-        replace("size: int, seed: int)", "size: int,\n    seed: int,\n)"),
+        replace("    Tokens at every level", "    Others at every level"),
+        replace("np.ones(count, int), levels, np.ones(count))", "np.ones(count, int),\n            levels, np.ones(count))"),
     ],
     ids=["comment", "docstring of a module", "of a function", "of a class", "formatting"],
 )
@@ -66,8 +66,29 @@ def test_comments_docstrings_and_formatting_leave_every_fingerprint(package, edi
 
 def test_logic_changes_the_stages_that_import_it_and_no_others(package):
     stages = changed(package, "core/tokens.py", replace("nearness.argmax(", "nearness.argmin("))
-    assert {"tokenize", "embed", "predict", "infer", "finish"} <= stages
+    assert {"tokenize", "label", "survey", "finish"} <= stages
     assert not stages & {"calibrate", "evaluate", "ingest", "fetch", "report"}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "networks"),
+    [
+        ("core/tokens.py", "nearness.argmax(", "nearness.argmin(", set()),
+        ("core/clustering.py", "STEPS = 4", "STEPS = 5", set()),
+        ("run/token_models.py", '"count": model.count', '"number": model.count', set()),
+        ("core/projection.py", "DEAD = 1e-6", "DEAD = 1e-5", set()),
+        ("core/sampling.py", "CROWD, REACH = 32, 4", "CROWD, REACH = 16, 4", {"predict"}),
+        ("core/embedding.py", "STORED = np.float16", "STORED = np.float32", {"predict", "infer"}),
+    ],
+)
+def test_only_what_networks_need_of_the_embedding_runs_them_again(package, name, old, new, networks):
+    assert changed(package, name, replace(old, new)) & {"train", "predict", "infer"} == networks
+
+
+@pytest.mark.parametrize("name", ["core/tokens.py", "core/clustering.py"])
+def test_another_tree_of_tokens_leaves_the_projection(package, name):
+    """Else an edit would fit it again, and whatever depends on it would run."""
+    assert not changed(package, name, lambda text: text + "\nADDED = 1\n") & {"embed", "plan", "average"}
 
 
 def test_what_is_imported_by_an_import_counts_too(package):
@@ -96,7 +117,7 @@ def test_a_new_module_that_is_imported_counts_with_what_it_holds(package):
 
 def test_an_import_inside_a_function_counts(package):
     (package / "core" / "added.py").write_text("VALUE = 1\n")
-    edit = replace("    candidates =", "    import behindthenoise.core.added\n    candidates =")
+    edit = replace("        belongs =", "        import behindthenoise.core.added\n        belongs =")
     assert "tokenize" in changed(package, "core/tokens.py", edit)
     assert "tokenize" in changed(package, "core/added.py", replace("1", "2"))
 
@@ -178,3 +199,29 @@ def test_imports_and_docstrings_are_found_inside_of_any_statement():
         # outermost is the last opening; words alone in a branch are a statement, and no docstring
         documents = openings[-1 - index].startswith(("def", "class"))
         assert (provenance._analysed(other.encode()).code == found.code) == documents
+
+
+def test_a_glance_tells_files_from_others_of_the_same_size_and_time(tmp_path):
+    names = [str(tmp_path / f"{number}.raw") for number in range(3)]
+
+    def written(values):
+        for name, value in zip(names, values, strict=True):
+            Path(name).write_bytes(bytes([value]) * 300_000)
+        return provenance.glance(names)
+
+    first = written([1, 2, 3])
+    assert first.startswith("3 files, 900000 bytes, ")
+    assert written([1, 2, 3]) == first
+    assert written([1, 2, 4]) != first
+    assert provenance.glance(names[:2]) != first
+    assert provenance.glance([]).startswith("0 files, 0 bytes, ")
+
+
+@pytest.mark.parametrize("size", [1, 4096, 4097, 250_000])
+def test_a_glance_sees_every_byte_of_a_small_file(tmp_path, size):
+    path = tmp_path / "small.npy"
+    path.write_bytes(bytes(size))
+    before = provenance.glance([str(path)])
+    for place in {0, size // 3, size // 2, size - 1}:
+        path.write_bytes(bytes(place) + b"x" + bytes(size - place - 1))
+        assert provenance.glance([str(path)]) != before

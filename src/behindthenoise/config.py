@@ -507,7 +507,8 @@ class TokensConfig(Section):
 
     count: Annotated[Int, Field(ge=2, le=255)] | Literal["auto"] = Field(
         default="auto",
-        description="Tokens. auto: as many as other seeds and both halves of the ensemble agree on, where neighbours share them.",
+        description="Tokens. auto: as many as other seeds and both halves of the ensemble agree on, where neighbours share them; "
+        "the report says where they agree on none.",
     )
     finest: Annotated[Int, Field(ge=2, le=255)] = Field(
         default=12, description="Tokens of the finest level, which are joined step by step to `count`; never fewer than `count`."
@@ -518,7 +519,24 @@ class TokensConfig(Section):
     )
     components: Int = Field(default=8, ge=1, le=16, description="Components of the stored embedding.")
     sample: Int = Field(default=100_000, ge=100, description="Training voxels whose latents fit the projection and the tokens.")
+    fit_also_on: tuple[Name, ...] = Field(
+        default=(),
+        description="Volumes whose voxels, as many as `sample` in all, fit the projection and the tokens as well, so that these "
+        "know materials that training blocks lack. Novelty is measured from training voxels still. All networks predict again.",
+    )
     seed: Int = Field(default=0, ge=0, lt=2**32, description="Seed of the sample and of the clustering.")
+
+    @field_validator("fit_also_on")
+    @classmethod
+    def _fitted_volumes_hold_no_judges(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if "field" in names:
+            raise ValueError(
+                "tokens may not be fitted on the volume 'field', which holds the calibration and test voxels; its training voxels "
+                "take part anyway"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"volumes {', '.join(names)} name one twice; name each once")
+        return names
 
     @model_validator(mode="after")
     def _sample_is_large_enough(self) -> "TokensConfig":
@@ -796,6 +814,15 @@ class Config(Section):
         for path in paths:
             if paths.count(path) > 1:
                 raise ValueError(f"publish copies several volumes to {path!r}; give each a place of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _volumes_that_tokens_are_fitted_on_exist(self) -> "Config":
+        if unknown := [name for name in self.tokens.fit_also_on if name not in self.volumes]:
+            there = ", ".join(self.volumes) or "none"
+            raise ValueError(
+                f"tokens.fit_also_on names the volume {unknown[0]!r}, which does not exist; in `volumes` there are: {there}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -77,8 +77,9 @@ STAGES: dict[str, Stage] = {
     ),
     "predict": Stage(
         "predict the calibration and test data with one member, and sample its latents",
-        (*TILES, "inference.threads", "inference.precision", "tokens.sample", "tokens.seed"),
+        (*TILES, "inference.threads", "inference.precision", "tokens.fit_also_on", "tokens.sample", "tokens.seed"),
         ("pairs", "graph", "weights", "store", "latents", "manifest"),
+        ("volumes",),
         makes=("manifest", "latents"),
     ),
     "average": Stage("average the members' quantiles", (), ("store", "manifest"), ("members",), makes=("manifest",)),

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from behindthenoise.config import NetworkConfig
 from behindthenoise.core import architecture as architectures
+from behindthenoise.core.embedding import Projection, embed
 from behindthenoise.core.inference import run_ensemble, run_member
 from behindthenoise.core.network import Network
 from behindthenoise.core.scale import Scale
-from behindthenoise.core.tokens import Projection, embed
 
 CHANNELS = 2
 SCALE = Scale((1.0, -2.0), (2.0, 0.5), (3.0, 10.0), (4.0, 0.25), (1.5, 0.1), (-1.0, 7.0))

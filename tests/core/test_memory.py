@@ -44,7 +44,7 @@ from behindthenoise.config import NetworkConfig
 from behindthenoise.core import architecture as architectures, memory
 from behindthenoise.core.inference import run_ensemble
 from behindthenoise.core.network import Network
-from behindthenoise.core.tokens import Projection
+from behindthenoise.core.embedding import Projection
 from behindthenoise.io import stores
 from behindthenoise.io.record import peak_memory_bytes
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from behindthenoise.config import NetworkConfig
 from behindthenoise.core import architecture as architectures
 from behindthenoise.core.architecture import Architecture
+from behindthenoise.core.embedding import Projection
 from behindthenoise.core.inference import run_ensemble
 from behindthenoise.core.memory import STEP, ensemble_halo
 from behindthenoise.core.network import Network
 from behindthenoise.core.tiling import share, tiles
-from behindthenoise.core.tokens import Projection
 from behindthenoise.core.unet import UNet
 
 quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])

@@ -5,16 +5,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from behindthenoise.core import tokens
 from behindthenoise.core.clustering import (
     Sampled,
     Stability,
+    agreed_on,
     choose_count,
     diffusion,
-    fit_projection,
     fit_tree,
     join,
     model_of,
@@ -22,22 +21,12 @@ from behindthenoise.core.clustering import (
     token_stability,
     verdict,
 )
-from behindthenoise.core.tokens import UNASSIGNED, TokenModel, assign, draw_sample, embed, nearest, novelty, stored
+from behindthenoise.core.embedding import embed
+from behindthenoise.core.projection import fit_projection
+from behindthenoise.core.sampling import draw_sample
+from behindthenoise.core.tokens import UNASSIGNED, TokenModel, assign, nearest, novelty
 
 quick = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
-
-
-@st.composite
-def members(draw):
-    """Latents of several members, each at its own scale and place."""
-    random = np.random.default_rng(draw(st.integers(0, 2**31)))
-    size, latent = draw(st.integers(40, 200)), draw(st.integers(2, 5))
-    return [
-        (10.0 ** random.uniform(-2, 2) * (random.normal(size=(size, latent)) @ random.normal(size=(latent, latent)) + 1)).astype(
-            np.float32
-        )
-        for _ in range(draw(st.integers(1, 4)))
-    ]
 
 
 def blobs(seed, count=4, size=400, components=3):
@@ -46,46 +35,6 @@ def blobs(seed, count=4, size=400, components=3):
     centres = 20 * random.normal(size=(count, components))
     cluster = random.integers(count, size=size)
     return (centres[cluster] + random.normal(size=(size, components))).astype(np.float32), cluster
-
-
-@given(members(), st.integers(1, 6))
-@quick
-def test_the_projection_is_block_scaling_then_principal_components(latents, components):
-    components = min(components, latents[0].shape[1] * len(latents))
-    blocks = [(z - z.mean(0)) / np.sqrt(z.astype(np.float64).var(0).sum()) for z in (part.astype(np.float64) for part in latents)]
-    analysis = PCA(components, svd_solver="full").fit(np.concatenate(blocks, axis=1))
-    expected = analysis.transform(np.concatenate(blocks, axis=1))
-    projection, explained = fit_projection(latents, components)
-    found = embed(projection, latents)
-    # the sign of a component is free; sklearn's two solvers may choose it differently
-    signs = np.sign((expected * found).sum(axis=0))
-    np.testing.assert_allclose(found * signs, expected, atol=5e-3 * np.abs(expected).max())
-    np.testing.assert_allclose(explained, analysis.explained_variance_ratio_, atol=1e-4)
-
-
-@given(members())
-@quick
-def test_every_member_has_the_same_weight_in_the_embedding(latents):
-    components = latents[0].shape[1] * len(latents)
-    one, _ = fit_projection(latents, components)
-    scaled, _ = fit_projection([1000 * latents[0], *latents[1:]], components)
-    expected, found = embed(one, latents), embed(scaled, [1000 * latents[0], *latents[1:]])
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=2e-2 * np.abs(expected).max())
-
-
-def test_no_more_components_than_the_latents_have(random):
-    latents = [random.normal(size=(50, 2)).astype(np.float32) for _ in range(2)]
-    projection, explained = fit_projection(latents, 8)
-    assert [matrix.shape for matrix in projection.matrices] == [(4, 2), (4, 2)]
-    assert explained.sum() == pytest.approx(1)
-
-
-def test_a_member_that_is_constant_adds_nothing(random):
-    living = random.normal(size=(100, 3)).astype(np.float32)
-    dead = np.full((100, 3), 0.5, np.float32)
-    alone, _ = fit_projection([living], 3)
-    projection, _ = fit_projection([living, dead], 3)
-    np.testing.assert_allclose(embed(projection, [living, dead]), embed(alone, [living]), atol=1e-4)
 
 
 @given(st.integers(0, 2**31), st.integers(1, 255), st.integers(1, 5), st.integers(1, 3))
@@ -195,12 +144,19 @@ def agreement(seeds, halves, others=None):
     [
         ([1, 0.99, 0.98, 0.97, 0.5], [1, 0.95, 0.95, 0.92, 0.4], [1, 0.9, 0.8, 0.4, 0.3], 3),
         ([1, 0.99, 0.98, 0.97, 0.5], [1, 0.95, 0.6, 0.92, 0.4], [1, 0.9, 0.8, 0.4, 0.3], 4),
-        ([1, 0.5, 0.6, 0.4], [1, 0.3, 0.7, 0.8], [1, 0.9, 0.8, 0.1], 3),
+        # halves agree on none: what seeds agree on; they do not either: two
+        ([1, 0.99, 0.98, 0.97, 0.5], [1, 0.3, 0.4, 0.5, 0.6], [1, 0.9, 0.8, 0.4, 0.1], 3),
+        ([1, 0.5, 0.6, 0.4], [1, 0.3, 0.7, 0.8], [1, 0.9, 0.8, 0.1], 2),
         ([1, 0.95, 0.2], [1, np.nan, np.nan], [1, 0.5, 0.1], 2),
     ],
 )
 def test_the_count_is_where_the_memory_falls_most_of_those_that_are_agreed_on(seeds, halves, memory, count):
     assert choose_count(agreement(seeds, halves), np.array(memory)) == count
+
+
+def test_a_number_is_agreed_on_by_seeds_and_by_halves_where_there_are_any():
+    assert agreed_on(agreement([1, 0.95, 0.95, 0.8], [1, 0.95, 0.8, 0.95])).tolist() == [True, True, False, False]
+    assert agreed_on(agreement([1, 0.95, 0.8], [np.nan] * 3)).tolist() == [True, True, False]
 
 
 def test_the_stability_of_a_token_is_its_jaccard_index_with_the_most_similar_one():
@@ -243,13 +199,6 @@ def test_one_in_a_hundred_of_what_is_not_new_is_beyond_a_novelty_of_99_percent()
     assert np.isnan(novelty(model, np.zeros(1, np.uint8), np.full(1, np.nan, np.float32)))[0]
 
 
-def test_a_stored_embedding_keeps_what_is_masked_and_never_becomes_infinite():
-    kept = stored(np.array([np.nan, 0.123456, -1e9, 1e9], np.float32))
-    assert np.isnan(kept[0])
-    assert kept[1] == pytest.approx(0.123456, rel=2**-11)
-    assert (kept[2], kept[3]) == (-65504, 65504)
-
-
 def test_a_voxel_without_embedding_has_token_zero_and_its_neighbours_keep_theirs(ndim, random):
     model = TokenModel.of_centroids(random.normal(size=(5, 3)).astype(np.float32))
     embedding = random.normal(size=(3, *[6] * ndim)).astype(np.float32)
@@ -276,44 +225,3 @@ def test_the_same_sample_gives_the_same_tokens(random):
         results.append([*projection.matrices, projection.offset, explained, *vars(tree).values()])
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-@given(st.integers(0, 2**31), st.integers(1, 400), st.integers(0, 5), st.sampled_from([(2, 10, 12), (1, 5, 6, 7)]))
-@quick
-def test_the_sample_is_of_training_voxels_in_rising_order_each_once(seed, size, drawing, shape):
-    trains = np.random.default_rng(seed).random(shape) < 0.5
-    drawn = draw_sample(trains, size, drawing)
-    assert len(drawn.voxels) <= size
-    if trains.sum() <= size:
-        np.testing.assert_array_equal(drawn.voxels, np.flatnonzero(trains))
-    assert trains.reshape(-1)[drawn.voxels].all()
-    assert (np.diff(drawn.voxels) > 0).all()
-    image, *position = np.unravel_index(drawn.voxels[drawn.pairs], shape)
-    apart = np.linalg.norm([axis[:, 0] - axis[:, 1] for axis in position], axis=0)
-    assert (image[:, 0] == image[:, 1]).all()
-    assert ((apart >= 2) & (apart <= 5)).all()
-    for one, other in zip(vars(drawn).values(), vars(draw_sample(trains, size, drawing)).values(), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_latents_without_distinction_give_no_more_weight_than_none(random):
-    living = random.normal(size=(1000, 3)).astype(np.float32)
-    dead = np.full((1000, 3), 0.1, np.float32)
-    projection, _ = fit_projection([living, dead], 3)
-    assert not projection.matrices[1].any()
-
-
-def test_another_seed_draws_another_sample():
-    trains = np.ones((1, 30, 30), bool)
-    assert set(draw_sample(trains, 100, 0).voxels) != set(draw_sample(trains, 100, 1).voxels)
-
-
-def test_crowds_are_spread_over_all_training_voxels():
-    trains = np.zeros((4, 100, 100), bool)
-    trains[:, 20:80, 20:80] = True
-    drawn = draw_sample(trains, 4000, 0)
-    assert len(drawn.voxels) > 3000
-    image, row, column = np.unravel_index(drawn.voxels, trains.shape)
-    quarters = np.bincount(image * 4 + (row >= 50) * 2 + (column >= 50), minlength=16)
-    assert quarters.min() > 0.5 * quarters.mean()
-    assert len(drawn.pairs) > 20000

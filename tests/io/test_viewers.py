@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from behindthenoise.core.pyramid import shapes_of_levels
-from behindthenoise.io import stores, volumes
+from behindthenoise.io import finished, stores, volumes
 from behindthenoise.io.geometry import Geometry
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -22,8 +22,8 @@ def test_xarray_opens_level_zero_and_the_tokens_by_the_call_in_the_readme(tmp_pa
     mask = xr.DataArray(np.ones(shape, bool), dims=("y", "x"))
     volumes.write_input(tmp_path / "input.zarr", xr.DataArray(values[:1], dims=("channel", "y", "x")), mask, geometry)
     source, levels = volumes.open_input(tmp_path / "input.zarr"), shapes_of_levels(shape)
-    group = volumes.create_ome(
-        tmp_path / "a.ome.zarr", source, levels, [volumes.LabelImage("tokens", tuple(volumes.colours(3)), ({},) * 3)]
+    group = finished.create_ome(
+        tmp_path / "a.ome.zarr", source, levels, [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)]
     )
     stores.get_array(group, "0")[:] = values
     stores.get_array(group, "labels/tokens/0")[:] = values[0] > 0.5

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.errors import StoreError
-from behindthenoise.io import stores, volumes
+from behindthenoise.io import finished, stores, volumes
 from behindthenoise.io.geometry import Geometry
 
 GEOMETRIES = {
     2: Geometry(("y", "x"), (0.5, 0.25), "micrometer", ("Fe", "Ni"), "counts"),
     3: Geometry(("z", "y", "x"), (2.0, 0.5, 0.25), "micrometer", ("Fe", "Ni"), "counts"),
 }
-LABELS = [volumes.LabelImage("tokens", tuple(volumes.colours(5)), tuple({"finest": [number]} for number in range(1, 6)))]
+LABELS = [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 5, tuple({"finest": [number]} for number in range(1, 6)))]
 SHAPES = {2: (130, 70), 3: (9, 130, 70)}
 
 
@@ -39,7 +39,7 @@ def volume(ndim, tmp_path):
 def ome(volume, tmp_path):
     """A finished volume's group, and the shapes of its levels."""
     levels = shapes_of_levels(volume[0].shape)
-    volumes.create_ome(tmp_path / "finished.ome.zarr", volume[0], levels, LABELS)
+    finished.create_ome(tmp_path / "finished.ome.zarr", volume[0], levels, LABELS)
     return stores.open_group(tmp_path / "finished.ome.zarr"), levels
 
 
@@ -148,7 +148,7 @@ def test_voxels_of_every_level_are_powers_of_two_as_large(long, wide):
     # 1041 voxels become 32 by five halvings, although 1041 / 32 is nearer to 33
     geometry = Geometry(("y", "x"), (0.5, 0.25), "micrometer", ("Fe",), "counts")
     levels = shapes_of_levels((long, wide))
-    found = transformations(volumes._multiscale(geometry, "some", levels, channels=False))
+    found = transformations(finished._multiscale(geometry, "some", levels, channels=False))
     factors = np.array([np.divide(scale, geometry.spacing) for scale, _ in found])
     halvings = np.array(
         [np.count_nonzero(np.diff([level[axis] for level in levels[: index + 1]])) for index, axis in np.ndindex(len(levels), 2)]
@@ -158,12 +158,12 @@ def test_voxels_of_every_level_are_powers_of_two_as_large(long, wide):
 
 def test_a_viewer_shows_the_whole_range_and_one_range_for_interval_and_median(volume, tmp_path):
     levels = shapes_of_levels(volume[0].shape)
-    group = volumes.create_ome(tmp_path / "finished.ome.zarr", volume[0], levels, LABELS)
+    group = finished.create_ome(tmp_path / "finished.ome.zarr", volume[0], levels, LABELS)
     values = np.random.default_rng(0).normal(100, 10, (8, *levels[-1])).astype(np.float32)
     values[:, 0] = np.nan
     values[4:] = np.nan
     stores.get_array(group, str(len(levels) - 1))[:] = values
-    volumes.set_windows(group, len(levels) - 1)
+    finished.set_windows(group, len(levels) - 1)
     reopened = stores.open_group(tmp_path / "finished.ome.zarr").attrs["ome"]
     windows = [channel["window"] for channel in reopened["omero"]["channels"]]
     together, width = ((float(np.nanmin(part)), float(np.nanmax(part))) for part in (values[:3], values[3]))
@@ -174,11 +174,11 @@ def test_a_viewer_shows_the_whole_range_and_one_range_for_interval_and_median(vo
 
 def test_the_spread_of_the_members_follows_with_a_range_of_its_own(volume, tmp_path):
     levels = shapes_of_levels(volume[0].shape)
-    group = volumes.create_ome(tmp_path / "finished.ome.zarr", volume[0], levels, LABELS, ["Fe spread", "Ni spread"])
+    group = finished.create_ome(tmp_path / "finished.ome.zarr", volume[0], levels, LABELS, ["Fe spread", "Ni spread"])
     channels, coarsest = volume[0].geometry.channels, len(levels) - 1
     values = np.random.default_rng(0).normal(np.arange(1.0, 11.0), 0.1, (*levels[-1], 10)).astype(np.float32)
     stores.get_array(group, str(coarsest))[:] = np.moveaxis(values, -1, 0)
-    volumes.set_windows(group, coarsest)
+    finished.set_windows(group, coarsest)
     shown = group.attrs["ome"]["omero"]["channels"]
     assert [channel["label"] for channel in shown[8:]] == [f"{name} spread" for name in channels]
     # of each: lower, median, upper; width; and the two spreads
@@ -207,17 +207,31 @@ def test_tokens_are_labels_of_the_image(ome, ndim):
         assert (array.shape, array.dtype, array.metadata.dimension_names) == (shape, np.uint8, GEOMETRIES[ndim].space)
 
 
+def test_the_embedding_is_an_image_of_its_own_in_red_green_and_blue(ome, volume, tmp_path):
+    group, levels = ome
+    geometry = volume[0].geometry
+    target = stores.open_group(tmp_path / "finished.ome.zarr", "r+")
+    finished.create_false_colours(target, geometry, levels, {"explained": [0.7]})
+    found = group["embedding"]
+    metadata = found.attrs["ome"]
+    assert found.attrs["explained"] == [0.7]
+    (multiscale,) = metadata["multiscales"]
+    assert metadata["version"] == "0.5"
+    assert multiscale["axes"] == group.attrs["ome"]["multiscales"][0]["axes"]
+    assert transformations(multiscale) == transformations(group.attrs["ome"]["multiscales"][0])
+    channels = metadata["omero"]["channels"]
+    assert [channel["color"] for channel in channels] == ["FF0000", "00FF00", "0000FF"]
+    assert all(channel["active"] and channel["window"] == {"start": 0, "end": 255, "min": 0, "max": 255} for channel in channels)
+    for level, shape in enumerate(levels):
+        array = stores.get_array(found, str(level))
+        assert (array.shape, array.dtype) == ((3, *shape), np.uint8)
+        assert array.metadata.dimension_names == ("c", *geometry.space)
+
+
 @pytest.mark.parametrize("unit", ["pixel", "voxel"])
 def test_axes_without_physical_size_have_no_unit(volume, tmp_path, unit):
     opened = volume[0]
     geometry = Geometry(opened.geometry.space, (1.0,) * len(opened.shape), unit, ("Fe",), "counts")
     plain = volumes.Volume(opened.noisy, opened.mask, geometry)
-    group = volumes.create_ome(tmp_path / "plain.ome.zarr", plain, [opened.shape], LABELS)
+    group = finished.create_ome(tmp_path / "plain.ome.zarr", plain, [opened.shape], LABELS)
     assert all("unit" not in axis for axis in group.attrs["ome"]["multiscales"][0]["axes"])
-
-
-@given(st.integers(1, 40))
-def test_colours_are_distinct_and_opaque(count):
-    colours = volumes.colours(count)
-    assert len(set(colours)) == count
-    assert all(len(colour) == 4 and colour[3] == 255 and all(0 <= part <= 255 for part in colour) for colour in colours)

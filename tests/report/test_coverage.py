@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 
+from behindthenoise.core.colours import colour
 from behindthenoise.report import coverage
 from behindthenoise.report.content import Table
-from behindthenoise.report.style import token_colour
 
 NAN = float("nan")
 NOMINAL = 0.9
@@ -26,6 +26,9 @@ def group(index: int, middle: float) -> dict[str, float]:
         "coverage_high": middle + 0.03,
         "width": 0.5 + index / 9,
     }
+
+
+COLOURS = [colour(place) for place in (3, 1, 0, 2, *range(4, 255))]
 
 
 def by_token(channels: Sequence[str], tokens: Sequence[int]) -> Table:
@@ -84,22 +87,22 @@ def level_lines(panel: Axes) -> list[float]:
 
 
 def test_every_token_stands_in_its_colour_at_its_coverage_with_its_interval_above_its_width() -> None:
-    top, bottom = panels_of(coverage.by_token(by_token(["a"], [1, 2, 5]), NOMINAL, "counts"))
+    top, bottom = panels_of(coverage.by_token(by_token(["a"], [1, 2, 5]), NOMINAL, "counts", COLOURS))
     (dots,) = [part for part in top.collections if not isinstance(part, LineCollection)]
     np.testing.assert_allclose(dots.get_offsets(), [[0, 0.851], [1, 0.852], [2, 0.855]])
-    assert [to_hex(colour) for colour in dots.get_facecolors()] == [token_colour(token) for token in (1, 2, 5)]
+    assert [to_hex(colour) for colour in dots.get_facecolors()] == [COLOURS[token - 1] for token in (1, 2, 5)]
     np.testing.assert_allclose(bars_of(top), [[0, 0.830, 0.881], [1, 0.830, 0.882], [2, 0.830, 0.885]])
     np.testing.assert_allclose([bar.get_height() for bar in bottom.patches], [0.5 + token / 9 for token in (1, 2, 5)])
-    assert [to_hex(bar.get_facecolor()) for bar in bottom.patches] == [token_colour(token) for token in (1, 2, 5)]
+    assert [to_hex(bar.get_facecolor()) for bar in bottom.patches] == [COLOURS[token - 1] for token in (1, 2, 5)]
     assert [text.get_text() for text in bottom.get_xticklabels()] == ["1", "2", "5"]
     assert level_lines(top) == [NOMINAL]
 
 
 def test_pixels_without_a_token_have_no_tokens_colour() -> None:
-    top, _ = panels_of(coverage.by_token(by_token(["a"], [0, 1]), NOMINAL, "counts"))
+    top, _ = panels_of(coverage.by_token(by_token(["a"], [0, 1]), NOMINAL, "counts", COLOURS))
     (dots,) = [part for part in top.collections if not isinstance(part, LineCollection)]
     first, second = (to_hex(colour) for colour in dots.get_facecolors())
-    assert first != token_colour(48) and second == token_colour(1)
+    assert first not in COLOURS and second == COLOURS[0]
 
 
 @pytest.mark.parametrize("draw", [coverage.by_intensity, coverage.by_width], ids=["intensity", "width"])
@@ -146,14 +149,14 @@ def test_noise_that_explains_nothing_anywhere_can_still_be_drawn() -> None:
 
 def test_an_interval_that_does_not_exist_leaves_its_coverage_to_be_seen() -> None:
     rows = [{**row, "coverage_low": NAN, "coverage_high": NAN} for row in by_token(["a"], [1, 2])]
-    top, _ = panels_of(coverage.by_token(rows, NOMINAL, "counts"))
+    top, _ = panels_of(coverage.by_token(rows, NOMINAL, "counts", COLOURS))
     low, high = top.get_ylim()
     assert low < 0.851 and high > NOMINAL
 
 
 def figures(channels: Sequence[str], tokens: int) -> Mapping[str, Figure]:
     return {
-        "token": coverage.by_token(by_token(channels, range(1, tokens + 1)), NOMINAL, "counts"),
+        "token": coverage.by_token(by_token(channels, range(1, tokens + 1)), NOMINAL, "counts", COLOURS),
         "intensity": coverage.by_intensity(tenths(channels, 1.234e-4), NOMINAL, "counts"),
         "width": coverage.by_width(tenths(channels), NOMINAL, "counts"),
         "reliability": coverage.reliability(levels(channels), NOMINAL),
@@ -192,6 +195,6 @@ def test_no_text_lies_on_another_or_is_cut_off(channels: Sequence[str], tokens: 
 
 
 def test_each_channel_has_one_stack_of_panels_and_empty_places_are_not_drawn() -> None:
-    stacks = panels_of(coverage.by_token(by_token(list("abcde"), range(12)), NOMINAL, "counts"))
+    stacks = panels_of(coverage.by_token(by_token(list("abcde"), range(12)), NOMINAL, "counts", COLOURS))
     assert [panel.get_title() for panel in stacks if panel.get_title()] == list("abcde")
     assert len(stacks) == 10

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from behindthenoise.report import cells, figures, page, style
+from behindthenoise.core.colours import colour
+from behindthenoise.report import cells, figures, page
 from behindthenoise.report.content import Certificate, Check, Content, Finding, Slice
 
 NAN = float("nan")
+COLOURS = [colour(place) for place in (3, 1, 0, 2, *range(4, 40))]
 SENTENCE = "In 9 of 10 new blocks, at least 90 % of the pixels hold their clean value."
 
 
@@ -163,8 +165,15 @@ def content(field: Slice, volumes: tuple[Slice, ...] = (), *, tokens: int = 3, s
             | {f"{key}_{name}": 1.5 * k for name in names for key in ("mean", "spread", "width")}
             for k in range(1, tokens + 1)
         ],
+        token_colours=COLOURS,
         stability=[
-            {"tokens": k, "memory": 1 / k, "agreement_of_seeds": 1 - 0.05 * k, "agreement_of_halves": 0.9 - 0.1 * k}
+            {
+                "tokens": k,
+                "memory": 1 / k,
+                "agreement_of_seeds": 1 - 0.05 * k,
+                "agreement_of_halves": 0.9 - 0.1 * k,
+                "agreed_on": "yes",
+            }
             for k in range(2, 9)
         ],
         field=field,
@@ -490,15 +499,55 @@ def test_noise_of_the_reference_is_shown_with_what_it_assumes_and_that_nothing_i
     assert printed(QUICK, "reference")[9]["implied coverage of the true signal"] == "n/a"
 
 
-def test_the_first_forty_tokens_have_colours_of_their_own_and_none_is_white() -> None:
-    colours = [style.token_colour(token) for token in range(1, 41)]
-    assert len(set(colours)) == 40
-    assert "#ffffff" not in colours
-    assert style.token_colour(len(style.TOKEN_COLOURS) + 1) == colours[0]
+def test_a_number_of_tokens_that_is_not_agreed_on_is_told_at_the_top() -> None:
+    def rows(*agreed: int) -> list[dict[str, float | str]]:
+        return [{**row, "agreed_on": "yes" if row["tokens"] in agreed else "no"} for row in QUICK.stability]
+
+    assert not any("Other fits" in notice for notice in page._notices(QUICK))
+    told = (
+        "Other fits do not agree on these 3 tokens (adjusted Rand index with another seed 0.85, between halves of the ensemble 0.60"
+    )
+    for agreed, hint in ((), "No other number is; more networks would help, or tokens.count."), ((2, 4), "Agreed on: 2, 4."):
+        (notice,) = [text for text in page._notices(replace(QUICK, stability=rows(*agreed))) if "Other fits" in text]
+        assert notice.startswith(told) and notice.endswith(hint)
+    assert told in read(replace(QUICK, stability=rows()))
+
+
+def coloured(field: Slice, components: int) -> Slice:
+    shades = np.random.default_rng(0).integers(1, 256, (3, *field.median.shape[1:])).astype(np.uint8)
+    shades[:, 5, 7] = 0
+    return replace(field, colours=shades, explained=(0.5, 0.25, 0.125)[:components])
+
+
+def test_the_embedding_stands_between_tokens_and_median_as_it_is_coloured() -> None:
+    field = coloured(QUICK.field, 3)
+    drawn = figures.tokens(field, COLOURS)
+    panels = [axes for axes in drawn.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["tokens", "embedding in false colours", f"{field.channel_names[0]}: denoised"]
+    pixels = np.asarray(panels[1].get_images()[0].get_array())
+    assert field.colours is not None
+    np.testing.assert_array_equal(pixels[..., :3], np.moveaxis(field.colours, 0, -1))
+    assert pixels[5, 7, 3] == 0 and pixels[..., 3].sum() == 255 * (pixels[..., 3].size - 1)
+    assert len(figures.tokens(QUICK.field, COLOURS).axes) == len(drawn.axes) - 1
+
+
+@pytest.mark.parametrize(
+    ("components", "words"),
+    [(3, "the first 3 components of the embedding"), (2, "the first 2 components of the embedding"), (1, "the first component of")],
+)
+def test_the_caption_of_false_colours_says_what_they_are_and_how_much_they_hold(components: int, words: str) -> None:
+    field = coloured(QUICK.field, components)
+    (drawing,) = page._token_drawings(field, "tokens", COLOURS)
+    share = {3: "87.5 %", 2: "75.0 %", 1: "50.0 %"}[components]
+    assert words in drawing.caption
+    assert f"with {share} of the latents' variance, as {', '.join(['red', 'green', 'blue'][:components])}." in drawing.caption
+    assert "a colour has no meaning and no scale beyond that" in drawing.caption
+    (plain,) = page._token_drawings(QUICK.field, "tokens", COLOURS)
+    assert "false colours" not in plain.caption
 
 
 def test_a_slice_without_tokens_or_roles_is_refused() -> None:
     with pytest.raises(ValueError, match="'a field' has no tokens"):
-        figures.tokens(THREE.field)
+        figures.tokens(THREE.field, COLOURS)
     with pytest.raises(ValueError, match="'a field' has no roles"):
         figures.split_map(THREE.field)

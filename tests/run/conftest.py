@@ -16,7 +16,7 @@ from behindthenoise.core.tokens import TokenModel
 from behindthenoise.io import stores, tables
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import read_json
-from behindthenoise.run import average, calibrate, evaluate, models, score, scored, survey
+from behindthenoise.run import average, calibrate, evaluate, models, score, scored, survey, token_models
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run import thresholds as stored
 from behindthenoise.run.heldout import HeldOut
@@ -166,7 +166,7 @@ def written(folder, fields):
     group = stores.create_group(folder / "labels.zarr", {"tokens": TOKENS})
     chunks, dims = (1, 1, *[edge] * len(shape)), ("image", "scan", *space)
     stores.create_array(group, "tokens", fields.tokens.shape, dtype="uint8", chunks=chunks, dims=dims)[...] = fields.tokens
-    models.write_tokens(folder / "tokens.npz", TokenModel.of_centroids(np.arange(TOKENS, dtype=np.float32)[:, None]))
+    token_models.write(folder / "tokens.npz", TokenModel.of_centroids(np.arange(TOKENS, dtype=np.float32)[:, None]))
     return Experiment(folder, paths)
 
 

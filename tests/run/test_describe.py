@@ -4,7 +4,7 @@ import xarray as xr
 
 from behindthenoise.core.tokens import TokenModel
 from behindthenoise.errors import ConfigError
-from behindthenoise.io import stores, tables, volumes
+from behindthenoise.io import finished, stores, tables, volumes
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.run import describe
 from behindthenoise.run.finish import label_images, numbers_of
@@ -27,7 +27,7 @@ def case(request, tmp_path, monkeypatch):
     volumes.write_input(tmp_path / "some" / "input.zarr", noisy, xr.DataArray(mask, dims=space), geometry)
     model = TokenModel.of_centroids(np.arange(4.0)[:, None])
     images = label_images(model, CLASSES)
-    group = volumes.create_ome(
+    group = finished.create_ome(
         tmp_path / "some.ome.zarr", volumes.open_input(tmp_path / "some" / "input.zarr"), [shape], images, ["novelty"]
     )
     bands = np.where(mask, random.normal(10, 2, (9, *shape)), np.nan).astype(np.float32)

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import dask.array as da
@@ -14,8 +15,9 @@ from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.thresholds import Calibration
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.tokens import TokenModel
+from behindthenoise.io.finished import LabelImage, create_false_colours, create_ome
 from behindthenoise.io.geometry import Geometry
-from behindthenoise.io.volumes import LabelImage, Volume, colours, create_ome
+from behindthenoise.io.volumes import Volume
 from behindthenoise.run.finish import calibrated, looked_up, mean_of_data, write_pyramid
 
 blocks = hnp.arrays(np.float32, (2, 4, 6), elements=st.one_of(st.floats(-100, 100, width=32), st.just(np.float32(np.nan))))
@@ -72,10 +74,15 @@ def test_every_level_is_the_mean_of_the_one_before(tmp_path, shape):
     levels = shapes_of_levels(shape)
     mask = zarr.create_array(store={}, shape=shape, dtype=bool)
     target = create_ome(
-        tmp_path / "a.ome.zarr", Volume(mask, mask, geometry), levels, [LabelImage("tokens", tuple(colours(3)), ({},) * 3)]
+        tmp_path / "a.ome.zarr", Volume(mask, mask, geometry), levels, [LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)]
     )
-    write_pyramid([da.from_array(image), da.from_array(labels)], target, ["", "labels/tokens/"], levels)
+    colours = random.integers(1, 256, size=(3, *shape)).astype(np.uint8)
+    colours[:, np.isnan(image[0])] = 0
+    create_false_colours(target, geometry, levels, {"explained": [0.5, 0.1]})
+    full = [da.from_array(part) for part in (image, colours, labels)]
+    write_pyramid(full, target, ["", "embedding/", "labels/tokens/"], levels)
     np.testing.assert_array_equal(target["0"][...], image)
+    np.testing.assert_array_equal(target["embedding/0"][...], colours)
     np.testing.assert_array_equal(target["labels/tokens/0"][...], labels)
     assert len(levels) > 1
     for level, (fine, coarse) in enumerate(pairwise(levels), start=1):
@@ -86,6 +93,10 @@ def test_every_level_is_the_mean_of_the_one_before(tmp_path, shape):
             found = values[(slice(None), *block)].reshape(4, -1)
             expected = [row[np.isfinite(row)].mean() if np.isfinite(row).any() else np.nan for row in found]
             np.testing.assert_allclose(reduced[(slice(None), *voxel)], expected, rtol=1e-5, atol=1e-6)
+            shades = target[f"embedding/{level - 1}"][(slice(None), *block)].reshape(3, -1)
+            kept = shades[:, shades.all(axis=0)]
+            mean = kept.mean(axis=1) if kept.size else np.zeros(3)
+            np.testing.assert_allclose(target[f"embedding/{level}"][(slice(None), *voxel)], mean, atol=0.51)
 
 
 def test_masked_voxels_stay_masked():
@@ -97,6 +108,8 @@ def test_masked_voxels_stay_masked():
     assert np.isnan(bands[:, 2]).all()
     assert np.isfinite(bands[:, [0, 1, 3]]).all()
     model = TokenModel.of_centroids(np.array([[0.0], [1.0]], np.float32))
-    located = looked_up(np.array([[0.1, np.nan, 0.9]], np.float32), model)
-    np.testing.assert_array_equal(located[0], [1, 0, 2])
-    np.testing.assert_allclose(located[1], [0.01, np.nan, 0.01], rtol=1e-4)
+    model = replace(model, reference=(np.array([0.001, 0.02, 0.03], np.float32), np.array([0.001, 0.002, 0.003], np.float32)))
+    for familiar in (None, model):
+        located = looked_up(np.array([[0.1, np.nan, 0.9]], np.float32), model, familiar)
+        np.testing.assert_array_equal(located[0], [1, 0, 2])
+        np.testing.assert_allclose(located[1], [0.25, np.nan, 0.75])

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from behindthenoise.core.embedding import Projection, embed, stored
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
-from behindthenoise.core.tokens import Projection, TokenModel, assign, embed, stored
+from behindthenoise.core.tokens import TokenModel, assign
 from behindthenoise.io import stores
-from behindthenoise.run import label, models
+from behindthenoise.run import label, models, token_models
 from behindthenoise.stages import Spec
 
 CASES = {"2d": ((13, 20), 1, 1), "2d, images and scans": ((8, 13), 2, 2), "3d, images and scans": ((5, 6, 7), 2, 2)}
@@ -135,7 +136,7 @@ def test_the_label_of_a_voxel_is_the_token_nearest_to_its_joined_latents(shape, 
     projection = Projection(tuple(random.normal(size=(2, 3, 4))), random.normal(size=3))
     model = TokenModel.of_centroids(random.normal(size=(5, 3)).astype(np.float32))
     models.write_projection(tmp_path / "projection.npz", projection, np.ones(3))
-    models.write_tokens(tmp_path / "tokens.npz", model)
+    token_models.write(tmp_path / "tokens.npz", model)
     paths = {name: tmp_path / f"{name}.npz" for name in ("projection", "tokens")}
     label.run(Spec("", {}), members=members, **paths, store=tmp_path / "labels.zarr", manifest=tmp_path / "label.json")
     found = stores.get_array(stores.open_group(tmp_path / "labels.zarr"), "tokens")[...]

@@ -25,11 +25,11 @@ from behindthenoise.config import NetworkConfig
 from behindthenoise.core import architecture as architectures
 from behindthenoise.core import inference
 from behindthenoise.core.architecture import Architecture
+from behindthenoise.core.embedding import Projection
 from behindthenoise.core.network import Network
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import Split
 from behindthenoise.core.tiling import tiles
-from behindthenoise.core.tokens import Projection
 from behindthenoise.core.unet import UNet
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.geometry import Geometry

@@ -15,7 +15,7 @@ from behindthenoise.cli import main
 from behindthenoise.config import parse
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.errors import RemoteError
-from behindthenoise.io import stores, volumes
+from behindthenoise.io import finished, stores, volumes
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.remote import Place
 from behindthenoise.run import publish, verify
@@ -34,11 +34,11 @@ def fill(store: Path, seed: int) -> None:
     )
     volumes.write_input(store.with_name("input.zarr"), noisy, mask, geometry)
     levels = shapes_of_levels(SHAPE)
-    group = volumes.create_ome(
+    group = finished.create_ome(
         store,
         volumes.open_input(store.with_name("input.zarr")),
         levels,
-        [volumes.LabelImage("tokens", tuple(volumes.colours(3)), ({},) * 3)],
+        [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)],
     )
     for level, shape in enumerate(levels):
         stores.get_array(group, str(level))[:] = random.random((4, *shape))

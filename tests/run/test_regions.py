@@ -13,7 +13,7 @@ from behindthenoise.core import discovery
 from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.core.discovery import Limit, Table
 from behindthenoise.errors import ConfigError
-from behindthenoise.io import stores, tables, volumes
+from behindthenoise.io import finished, stores, tables, volumes
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import read_json
 from behindthenoise.run import regions
@@ -44,11 +44,11 @@ class Case:
         dims = ("channel", *space)
         noisy = xr.DataArray(np.zeros((2, *shape), np.float32), dims=dims)
         volumes.write_input(folder / "wide" / "input.zarr", noisy, xr.DataArray(self.mask, dims=space), self.geometry)
-        ome = volumes.create_ome(
+        ome = finished.create_ome(
             folder / "wide.ome.zarr",
             volumes.open_input(folder / "wide" / "input.zarr"),
             [shape],
-            [volumes.LabelImage("tokens", tuple(volumes.colours(2)), ({},) * 2)],
+            [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 2, ({},) * 2)],
         )
         ome["0"][...] = np.stack([*[band + 100 for band in bands], *bands])
 

@@ -1,5 +1,7 @@
 """From held-out quantiles to thresholds, a certificate, and tables on the test data."""
 
+EVALUATED = ["channels", "intensity", "tokens", "widths", "units", "reliability", "pit", "reference", "ensemble"]
+
 
 rule survey:
     input:
@@ -100,10 +102,7 @@ rule evaluate:
         thresholds=f"{R}/calibration/thresholds.json",
     output:
         manifest=f"{R}/evaluation/evaluate.json",
-        tables=report(
-            expand(f"{R}/evaluation/{{table}}.csv", table=["channels", "intensity", "units", "ensemble"]),
-            category="Evaluation",
-        ),
+        tables=report(expand(f"{R}/evaluation/{{table}}.csv", table=EVALUATED), category="Evaluation"),
     log:
         f"{LOGS}/evaluate.log",
     benchmark:

@@ -20,6 +20,7 @@ import behindthenoise
 from behindthenoise import config as settings
 from behindthenoise import remote
 from behindthenoise.errors import BehindTheNoiseError, ConfigError
+from behindthenoise.provenance import glance
 from behindthenoise.run import ledger
 from behindthenoise.stages import specification
 
@@ -162,17 +163,20 @@ def volume_sources(wildcards):
 
 def source_state(sources):
     """
-    Number, size and newest change of the files in source folders, as Zarr stores are: Snakemake looks at a folder's
-    metadata file alone, which stays as it is when the data are written anew. Of URLs, size and check sum or time.
+    A glance at source files, as Snakemake looks at their times alone. Of source folders, as Zarr stores are, number, size
+    and newest change of their files: a folder's metadata file stays as it is when the data are written anew. Of URLs, size
+    and check sum or time.
 
-    Nothing of folders in a module: another rule may make them, and Snakemake compares when.
+    Nothing in a module: another rule may make them, and Snakemake compares when.
     """
     state = []
     for source in filter(None, sources):
         if remote.is_url(source.path):
             state += remote.found(source.path, source.options)
             continue
-        for path in filter(os.path.isdir, [] if MODULE else source.files()):
+        files = [] if MODULE else source.files()
+        state.append(glance(list(filter(os.path.isfile, files))))
+        for path in filter(os.path.isdir, files):
             inside = os.path.join(path, source.array or "")
             found = [os.stat(os.path.join(folder, name)) for folder, _, names in os.walk(inside) for name in names]
             state.append(
@@ -207,3 +211,12 @@ def source_files(sources):
             ]
             found += [file for file in inside if os.path.exists(file)] if os.path.isdir(path) else [path]
     return found
+
+
+def deleted(files):
+    """
+    Of all that results are made of, what is not there: Snakemake by itself does not miss what no job needs that runs.
+    Nothing before the first run, in which everything is made anyway.
+    """
+    found = [str(file) for group in files for file in ([group] if isinstance(group, str) else group)]
+    return [file for file in found if not os.path.exists(file)] if os.path.isdir(R) else []

@@ -66,6 +66,7 @@ rule predict:
         train=f"{R}/members/{{member}}/train.json",
         graph=f"{R}/members/{{member}}/graph.json",
         weights=f"{R}/members/{{member}}/weights.safetensors",
+        volumes=expand(f"{R}/volumes/{{volume}}/input.json", volume=CONFIG.tokens.fit_also_on),
     output:
         manifest=f"{R}/members/{{member}}/predict.json",
         latents=f"{R}/members/{{member}}/latents.npz",
@@ -84,10 +85,11 @@ rule predict:
     params:
         pairs=placed(f"{R}/pairs.zarr"),
         store=placed(f"{R}/members/{{member}}/heldout.zarr"),
+        volumes=placed(expand(f"{R}/volumes/{{volume}}/input.zarr", volume=CONFIG.tokens.fit_also_on)),
         spec=spec("predict"),
     shell:
-        "python -m behindthenoise predict --pairs {params.pairs:q} --graph {input.graph:q} --weights {input.weights:q}"
-        " --store {params.store:q} --latents {output.latents:q} --manifest {output.manifest:q}"
+        "python -m behindthenoise predict --pairs {params.pairs:q} --volumes {params.volumes:q} --graph {input.graph:q}"
+        " --weights {input.weights:q} --store {params.store:q} --latents {output.latents:q} --manifest {output.manifest:q}"
         " --spec {params.spec:q} > {log:q} 2>&1"
 
 

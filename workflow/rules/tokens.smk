@@ -53,7 +53,14 @@ rule describe:
         evaluate=f"{R}/evaluation/evaluate.json",
     output:
         manifest=f"{R}/volumes/{{volume}}/describe.json",
-        table=report(f"{R}/volumes/{{volume}}/tokens.csv", category="Volumes", subcategory="{volume}"),
+        tables=report(
+            expand(
+                f"{R}/volumes/{{{{volume}}}}/{{table}}.csv",
+                table=["tokens", *(["classes", "class_regions"] if CONFIG.tokens.classes else [])],
+            ),
+            category="Volumes",
+            subcategory="{volume}",
+        ),
     log:
         f"{LOGS}/describe/{{volume}}.log",
     benchmark:

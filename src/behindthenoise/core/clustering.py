@@ -1,54 +1,20 @@
-"""Fits of the projection and of the tokens, on a sample of training voxels, and how far other fits agree with them."""
+"""Fits of tokens on sampled voxels, and how far other fits agree with them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Real, UInt8
+from jaxtyping import Bool, Float, Float64, Int, Real, UInt8
 from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
-from behindthenoise.core.tokens import Projection, TokenModel, TokenTree, embed, nearest
+from behindthenoise.core.embedding import embed
+from behindthenoise.core.projection import fit_projection
+from behindthenoise.core.tokens import TokenModel, TokenTree, nearest
 
 STARTS = 10  # of k-means; the best is kept
-DEAD = 1e-6  # spread of latents over their size below which they are one constant
 STEPS = 4  # of the walk that decides which tokens are joined
 STABLE = 0.9  # agreement of seeds, and of halves of the ensemble, from which on a number of tokens counts as found
-
-
-def fit_projection(
-    latents: Sequence[Float[np.ndarray, " n latent"]], components: int
-) -> tuple[Projection, Float[np.ndarray, " component"]]:
-    """
-    Projection of the joined latents of all members, and the share of variance that each component explains.
-
-    Each member's latents are divided by their total spread, so that no member dominates; principal components follow, at their
-    own scale: what is spread more by whitening is mostly noise.
-
-    Parameters
-    ----------
-    latents
-        For each member, the latents of the same n sampled voxels.
-    components
-        Components to keep; fewer where the latents have fewer.
-    """
-    means = [member.mean(axis=0, dtype=np.float64) for member in latents]
-    spreads = [_spread(member) for member in latents]
-    joined = np.concatenate([(z - m) / s for z, m, s in zip(latents, means, spreads, strict=True)], axis=1)
-    analysis = PCA(min(components, *joined.shape), svd_solver="covariance_eigh").fit(joined)
-    matrix = analysis.components_
-    blocks = np.split(matrix, np.cumsum([member.shape[1] for member in latents])[:-1], axis=1)
-    matrices = [block / spread for block, spread in zip(blocks, spreads, strict=True)]
-    offset = -sum(block @ mean for block, mean in zip(matrices, means, strict=True)) - matrix @ analysis.mean_
-    projection = Projection(tuple(block.astype(np.float32) for block in matrices), offset.astype(np.float32))
-    return projection, analysis.explained_variance_ratio_
-
-
-def _spread(member: Float[np.ndarray, " n latent"]) -> float:
-    """Total spread of one member's latents; infinite, so that it adds nothing, where it is no more than rounding."""
-    spread = float(np.sqrt(member.var(axis=0, dtype=np.float64).sum()))
-    return spread if spread > DEAD * float(np.abs(member).max(initial=0)) else np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +128,7 @@ def _numbered(
 
 
 def model_of(tree: TokenTree, count: int, embedding: Float[np.ndarray, " n component"]) -> TokenModel:
-    """Tokens at the level of a tree that has `count` of them, with the distances of sampled training voxels."""
+    """Tokens at the level of a tree that has `count` of them, with the distances of sampled voxels."""
     finest, distances = nearest(tree, embedding.T)
     tokens = tree.levels[count - 1][finest.astype(int) - 1]
     return TokenModel(tree, count, tuple(np.sort(distances[tokens == token]) for token in range(1, count + 1)))
@@ -218,13 +184,20 @@ def choose_count(found: Stability, memory: Float[np.ndarray, " level"]) -> int:
     """
     Number of tokens, two at least, that is found and not chosen.
 
-    Of those that seeds and halves of the ensemble agree on, the one after which a walk through the image forgets most at once;
-    where they agree on none, the one that they agree on most.
+    Of those that seeds and halves of the ensemble agree on, the one after which a walk through the image forgets most at once.
+    Where halves agree on none, the same of those that seeds agree on; where these agree on none either, two: finer distinctions
+    would rest on less still. `agreed_on` says which numbers are agreed on.
     """
-    agreed = np.fmin(found.seeds, found.halves)[1:]
-    falls = memory[1:] - np.append(memory[2:], 0)
-    good = agreed >= STABLE
-    return int(np.where(good, falls, -1).argmax() if good.any() else agreed.argmax()) + 2
+    falls = memory - np.append(memory[1:], 0)
+    for good in (agreed_on(found), found.seeds >= STABLE):
+        if good[1:].any():
+            return int(np.where(good, falls, -1)[1:].argmax()) + 2
+    return 2
+
+
+def agreed_on(found: Stability) -> Bool[np.ndarray, " level"]:
+    """Numbers of tokens, from 1, that other seeds agree on, and halves of the ensemble where there are any."""
+    return np.asarray(np.fmin(found.seeds, found.halves) >= STABLE)
 
 
 def token_stability(found: Stability, tokens: UInt8[np.ndarray, " n"], count: int) -> Float64[np.ndarray, " token"]:

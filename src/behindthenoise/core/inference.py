@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 
 from behindthenoise.core.convolutions import Margin
+from behindthenoise.core.embedding import Projection
 from behindthenoise.core.network import Network
-from behindthenoise.core.tokens import Projection
 
 
 @torch.no_grad()

@@ -44,6 +44,10 @@ class Slice:
         Token of each pixel from 1; 0 where there is no data. None where there are no tokens.
     role
         What each pixel was used for: 0 nothing, 1 training, 2 calibration, 3 test. None where nothing was.
+    colours
+        Red, green and blue of the embedding in false colours; 0 where there is no data. None where there are none.
+    explained
+        Share of the latents' variance that each of the components which they show holds.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Slice:
     clean: Float32[np.ndarray, " c row col"] | None = None
     tokens: UInt8[np.ndarray, " row col"] | None = None
     role: UInt8[np.ndarray, " row col"] | None = None
+    colours: UInt8[np.ndarray, " 3 row col"] | None = None
+    explained: tuple[float, ...] = ()
 
 
 class Certificate(TypedDict):
@@ -173,8 +179,11 @@ class Content:
     tokens
         What each token is made of in the training field: token, share (0 to 1), voxels, stability, verdict, novelty, neighbour,
         neighbour_share, then mean_CHANNEL, spread_CHANNEL and width_CHANNEL for every channel.
+    token_colours
+        Colour of each token, as `#rrggbb`: that of the labels in the volumes.
     stability
-        How far other fits agree, for each number of tokens: tokens, memory, agreement_of_seeds, agreement_of_halves.
+        How far other fits agree, for each number of tokens: tokens, memory, agreement_of_seeds, agreement_of_halves,
+        agreed_on (yes or no).
     field
         A cut through the field with the slow scan.
     volumes
@@ -205,6 +214,7 @@ class Content:
     reference: Table
     ensemble: Table
     tokens: Table
+    token_colours: Sequence[str]
     stability: Table
     field: Slice
     volumes: tuple[Slice, ...]

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from behindthenoise.core.colours import colour
 from behindthenoise.report.content import Table
 from behindthenoise.report.style import (
     BLUE,
@@ -28,7 +29,6 @@ from behindthenoise.report.style import (
     percents,
     rows_of,
     ticks,
-    token_colour,
 )
 
 LABELLED_TOKENS = 24  # numbers that fit below one panel; of more tokens every second or third is numbered
@@ -72,7 +72,7 @@ def by_unit(rows: Table, nominal: float) -> Figure:
             np.arange(1, coverage.size + 1),
             coverage,
             MARKERS[index % len(MARKERS)],
-            color=token_colour(index + 5),
+            color=colour(index + 4),
             markersize=4.5 if coverage.size < 100 else 3,
             label=name,
         )
@@ -87,7 +87,7 @@ def by_unit(rows: Table, nominal: float) -> Figure:
 
 
 @rc_context(STYLE)
-def by_token(rows: Table, nominal: float, value_unit: str) -> Figure:
+def by_token(rows: Table, nominal: float, value_unit: str, colours: Sequence[str]) -> Figure:
     """Coverage of every token with its confidence interval above the mean width there, one pair of panels per channel."""
     names = channels_of(rows)[:CHANNEL_LIMIT]
     most = max(len(rows_of(rows, name)) for name in names)
@@ -97,12 +97,12 @@ def by_token(rows: Table, nominal: float, value_unit: str) -> Figure:
     for name, (top, bottom) in panels.items():
         part = sorted(rows_of(rows, name), key=lambda row: float(row["token"]))
         places, tokens = np.arange(len(part)), [int(row["token"]) for row in part]
-        colours = [token_colour(token) if token else _FAINT for token in tokens]
+        filled = [colours[token - 1] if token else _FAINT for token in tokens]
         top.axhline(nominal, color=DARK, linestyle="--", linewidth=1)
         top.vlines(places, column(part, "coverage_low"), column(part, "coverage_high"), color=DARK, linewidth=1.2)
         # pale colours need a rim to be seen on paper
-        top.scatter(places, column(part, "coverage"), s=36, c=colours, edgecolors=DARK, linewidths=0.7, zorder=3)
-        bottom.bar(places, column(part, "width"), 0.7, color=colours, edgecolor=DARK, linewidth=0.5)
+        top.scatter(places, column(part, "coverage"), s=36, c=filled, edgecolors=DARK, linewidths=0.7, zorder=3)
+        bottom.bar(places, column(part, "width"), 0.7, color=filled, edgecolor=DARK, linewidth=0.5)
         _coverage_axis(top, limits)
         _width_axis(bottom, part)
         every = -(-len(part) // LABELLED_TOKENS)

@@ -5,6 +5,8 @@ Figures are made without pyplot, so that nothing is shared between them and no d
 inside `rc_context(STYLE)`, because matplotlib reads some settings only then.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Real
 from matplotlib import colormaps, rc_context
@@ -34,7 +36,6 @@ from behindthenoise.report.style import (
     rows_of,
     symbol,
     ticks,
-    token_colour,
 )
 
 PIXEL_LIMIT = 1200  # along one axis of one panel; a panel never has more pixels on the page
@@ -176,9 +177,14 @@ def token_stability(rows: Table, count: int) -> Figure:
 
 
 @rc_context(STYLE)
-def tokens(plane: Slice) -> Figure:
+def tokens(plane: Slice, colours: Sequence[str]) -> Figure:
     """
-    Map of the tokens beside the first channel's median, with each token's number and share of the map.
+    Map of the tokens, with each token's number and share of the map, beside the embedding and the first channel's median.
+
+    Parameters
+    ----------
+    colours
+        Of each token, from 1.
 
     Raises
     ------
@@ -191,23 +197,26 @@ def tokens(plane: Slice) -> Figure:
     total = max(int(counts.sum()), 1)
     highest = int(present.max(initial=1))
 
-    height = _panel_height(plane, 4.2)
+    columns = 2 if plane.colours is None else 3
+    height = _panel_height(plane, 8.4 / columns)
     legend_columns = 1 + max(present.size - 1, 0) // 24
     per_column = max(-(-present.size // legend_columns), 1)
     figure = Figure(figsize=(PAGE_WIDTH, max(height + 0.9, 0.6 + 0.19 * (per_column + 1))), layout="compressed")
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    cmap = ListedColormap([token_colour(token) for token in range(1, highest + 1)]).with_extremes(bad=_CLEAR)
-    for panel in (left, right):
+    left, *middle, right = panels = figure.subplots(1, columns, sharex=True, sharey=True)
+    cmap = ListedColormap(list(colours[:highest])).with_extremes(bad=_CLEAR)
+    for panel in panels:
         # Pixels without data let the hatched background through.
         panel.patch.set(facecolor="white", hatch="////", edgecolor="#bbbbbb", linewidth=0)
     _image(left, plane, np.where(plane.tokens > 0, plane.tokens, np.nan), cmap, Normalize(0.5, highest + 0.5))
     left.set_title("tokens")
+    for panel in middle:
+        _false_colours(panel, plane)
     drawn = _image(right, plane, plane.median[0], _GREYS, _robust(plane.median[0]))
     right.set_title(f"{plane.channel_names[0]}: denoised")
     right.label_outer()
     _colour_bar(figure, drawn, right, plane.value_unit)
     patches = [
-        Patch(facecolor=token_colour(int(token)), label=f"{token}:  {100 * count / total:.1f} %")
+        Patch(facecolor=colours[int(token) - 1], label=f"{token}:  {100 * count / total:.1f} %")
         for token, count in zip(present, counts, strict=True)
     ]
     if total < plane.tokens.size:
@@ -290,13 +299,13 @@ def _profile_limits(noisy: Float[np.ndarray, " col"], curves: list[Float[np.ndar
 def _image(
     axes: Axes,
     plane: Slice,
-    values: Real[np.ndarray, " row col"],
+    values: Real[np.ndarray, " row col *rgba"],
     cmap: Colormap,
     scale: Normalize,
 ) -> ScalarMappable:
     """An image with its axes in units of length; every k-th pixel where it has more than the page can show."""
-    rows, columns = values.shape
-    steps = tuple(slice(None, None, -(-size // PIXEL_LIMIT)) for size in values.shape)
+    rows, columns = values.shape[:2]
+    steps = tuple(slice(None, None, -(-size // PIXEL_LIMIT)) for size in (rows, columns))
     extent = (0.0, columns * plane.spacing[1], rows * plane.spacing[0], 0.0)
     drawn = axes.imshow(values[steps], cmap=cmap, norm=scale, extent=extent, interpolation="nearest")
     unit = symbol(plane.length_unit)
@@ -305,6 +314,16 @@ def _image(
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(ticks(4))
     return drawn
+
+
+def _false_colours(axes: Axes, plane: Slice) -> None:
+    """The embedding in false colours; pixels without data are clear."""
+    assert plane.colours is not None
+    opaque = 255 * (plane.colours > 0).all(axis=0, keepdims=True).astype(np.uint8)
+    pixels = np.moveaxis(np.concatenate([plane.colours, opaque]), 0, -1)
+    _image(axes, plane, pixels, _GREYS, Normalize())
+    axes.set_title("embedding in false colours")
+    axes.label_outer()
 
 
 def _aspect(plane: Slice) -> float:

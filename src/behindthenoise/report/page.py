@@ -2,6 +2,7 @@
 
 import base64
 import math
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from behindthenoise.report import coverage, figures, wiring
 from behindthenoise.report.cells import number, percent, tables
 from behindthenoise.report.content import Content, RegionList, Row, Slice, Table
 from behindthenoise.report.regions import overlay
-from behindthenoise.report.style import CHANNEL_LIMIT, PAGE_WIDTH, STYLE, token_colour
+from behindthenoise.report.style import CHANNEL_LIMIT, PAGE_WIDTH, STYLE
 
 Place = Literal["wide", "half", "beside"]
+PRIMARIES = ("red", "green", "blue")
 AT_THE_TOP = 5  # warnings that are read before the first image, and items in one of them; more can be unfolded
 BY_CHANCE = 0.025  # of the groups, if all were covered as nominal, have their 95 % interval wholly below
 
@@ -59,7 +61,8 @@ def write(content: Content, folder: Path) -> Path:
 
     The same content gives the same bytes.
     """
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "figures", ignore_errors=True)  # those of former volumes would stay
+    (folder / "figures").mkdir(parents=True)
     with rc_context(STYLE):
         pictures = {name: [_saved(drawing, folder) for drawing in drawings] for name, drawings in _drawings(content).items()}
     path = folder / "report.html"
@@ -84,7 +87,7 @@ def rendered(content: Content, pictures: Mapping[str, Sequence[Picture]]) -> str
         token_range=_token_range(content),
         nominal=_nominal(content),
         shortfall=_short(content.channels, content.coverage),
-        token_colour=token_colour,
+        token_colour=lambda token: content.token_colours[token - 1],
     )
 
 
@@ -108,9 +111,12 @@ def _drawings(content: Content) -> dict[str, Iterable[Drawing]]:
         "levels": _level_drawings(content),
         "reference": _reference_drawings(content),
         "ensemble": _ensemble_drawings(content),
-        "tokens": [*_token_drawings(content.field, "tokens"), *_stability_drawings(content)],
+        "tokens": [*_token_drawings(content.field, "tokens", content.token_colours), *_stability_drawings(content)],
         **{f"regions {index}": _region_drawings(found) for index, found in enumerate(content.regions, start=1)},
-        **{f"volume {index}": _volume_drawings(plane, index) for index, plane in enumerate(content.volumes, start=1)},
+        **{
+            f"volume {index}": _volume_drawings(plane, index, content.token_colours)
+            for index, plane in enumerate(content.volumes, start=1)
+        },
     }
 
 
@@ -187,7 +193,7 @@ def _coverage_drawings(content: Content) -> Iterator[Drawing]:
             vector=True,
         )
     if content.token_coverage:
-        figure = coverage.by_token(content.token_coverage, content.coverage, unit)
+        figure = coverage.by_token(content.token_coverage, content.coverage, unit, content.token_colours)
         yield Drawing(
             "coverage_by_token",
             figure,
@@ -302,16 +308,29 @@ def _wiring_caption(architecture: Architecture) -> str:
     )
 
 
-def _token_drawings(plane: Slice, name: str) -> Iterator[Drawing]:
+def _token_drawings(plane: Slice, name: str, colours: Sequence[str]) -> Iterator[Drawing]:
     if plane.tokens is not None:
         yield Drawing(
             name,
-            figures.tokens(plane),
+            figures.tokens(plane, colours),
             alt=f"Map of the tokens of {plane.title} beside its first channel",
             caption=f"{plane.title}. Pixels that the ensemble describes alike have the same token, found without any label. "
             "Tokens are numbered by the rising mean of the first channel in the sample they were fitted on. "
-            "The share is that of this map.",
+            f"The share is that of this map.{_told_of_colours(plane)}",
         )
+
+
+def _told_of_colours(plane: Slice) -> str:
+    """What the false colours beside the tokens mean."""
+    if plane.colours is None:
+        return ""
+    count, share = len(plane.explained), percent(sum(plane.explained))
+    what = f"the first {count} components" if count > 1 else "the first component"
+    return (
+        f" In false colours: {what} of the embedding that tokens are made from, with {share} of the latents' variance, as "
+        f"{', '.join(PRIMARIES[: max(count, 1)])}. Pixels that the networks describe alike have alike colours, in every volume of "
+        "this run; a colour has no meaning and no scale beyond that. Where tokens cut, colours may pass gradually."
+    )
 
 
 def _stability_drawings(content: Content) -> Iterator[Drawing]:
@@ -336,10 +355,10 @@ def _region_drawings(found: RegionList) -> Iterator[Drawing]:
     )
 
 
-def _volume_drawings(plane: Slice, index: int) -> Iterator[Drawing]:
+def _volume_drawings(plane: Slice, index: int, colours: Sequence[str]) -> Iterator[Drawing]:
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in plane.name)
     yield _map_drawing(plane, f"volume_{index}_{safe}_maps")
-    yield from _token_drawings(plane, f"volume_{index}_{safe}_tokens")
+    yield from _token_drawings(plane, f"volume_{index}_{safe}_tokens", colours)
 
 
 def _notices(content: Content) -> list[str]:
@@ -363,7 +382,22 @@ def _notices(content: Content) -> list[str]:
         found.append(
             f"Unlike the calibration data: {told}. What was found stands beside the images; the promise need not hold there."
         )
-    return [*found, *content.certificate["warnings"]]
+    return [*found, *_not_agreed_on(content), *content.certificate["warnings"]]
+
+
+def _not_agreed_on(content: Content) -> list[str]:
+    """What to know of tokens whose number other fits do not agree on."""
+    count = len(content.tokens)
+    rows = {int(row["tokens"]): row for row in content.stability}
+    if count not in rows or rows[count]["agreed_on"] == "yes":
+        return []
+    seeds, halves = (float(rows[count][f"agreement_of_{name}"]) for name in ("seeds", "halves"))
+    others = [str(number) for number, row in rows.items() if row["agreed_on"] == "yes"]
+    hint = f"Agreed on: {', '.join(others)}." if others else "No other number is; more networks would help, or tokens.count."
+    return [
+        f"Other fits do not agree on these {count} tokens (adjusted Rand index with another seed {seeds:.2f}, between halves of "
+        f"the ensemble {halves:.2f}): with other networks, they may be cut in other ways. {hint}"
+    ]
 
 
 def _short(rows: Table, nominal: float) -> list[Row]:

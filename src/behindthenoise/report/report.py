@@ -11,7 +11,7 @@ from behindthenoise.report import page as pages
 from behindthenoise.report.content import Content, RegionList, Slice
 from behindthenoise.stages import Spec
 
-ARRAYS = ("noisy", "lower", "median", "upper", "clean", "tokens", "role")
+ARRAYS = ("noisy", "lower", "median", "upper", "clean", "tokens", "role", "colours")
 
 
 def run(spec: Spec, *, content: Path, slices: Path, page: Path) -> None:

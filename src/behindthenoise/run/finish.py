@@ -12,15 +12,16 @@ from behindthenoise.config import InferenceConfig, TokensConfig
 from behindthenoise.core import tokens as tokenizing
 from behindthenoise.core.calibration.scores import rearrange
 from behindthenoise.core.calibration.thresholds import Calibration, Support
+from behindthenoise.core.colours import SHOWN, mean_colour, rgba, token_colours
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.rounding import rounded
 from behindthenoise.core.tokens import TokenModel
 from behindthenoise.errors import ConfigError
-from behindthenoise.io import stores, volumes
+from behindthenoise.io import finished, stores, volumes
+from behindthenoise.io.finished import LabelImage
 from behindthenoise.io.record import log, write_json
-from behindthenoise.io.volumes import LabelImage
-from behindthenoise.run import models
 from behindthenoise.run import thresholds as stored
+from behindthenoise.run import token_models
 from behindthenoise.run.shards import Shards, expect_complete
 from behindthenoise.stages import Spec
 
@@ -34,7 +35,7 @@ def run(
     """Prove that every shard was written, then write the finished volume and its manifest."""
     source, shards = volumes.open_input(volume), Shards.open(quantiles, volumes.open_input(volume).shape)
     expect_complete(shards, jobs)
-    model, support = models.read_tokens(tokens), support_of(spec)
+    model, familiar, support = token_models.read(tokens), token_models.read_familiar(tokens), support_of(spec)
     classes = spec.part("tokens", TokensConfig).classes
     numbers = numbers_of(classes, model)
     calibration, _ = stored.read(thresholds)
@@ -42,11 +43,12 @@ def run(
     config, channels = spec.part("inference", InferenceConfig), source.geometry.channels
     labels = label_images(model, classes)
     maps = [*([f"{channel} spread" for channel in channels] if config.spread else []), "novelty"]
-    target = volumes.create_ome(store, source, levels, labels, maps)
+    target, colours = finished.create_ome(store, source, levels, labels, maps), token_models.read_colours(tokens)
+    finished.create_false_colours(target, source.geometry, levels, {"explained": colours.explained.tolist()})
     log(f"finish: {len(levels)} levels, {model.count} tokens")
     edges = stores.files(stores.get_array(target, f"{TOKENS}/0"))
     given, spread, embedding = (lazily(stores.get_array(shards.group, name), edges) for name in volumes.RAW)
-    located = da.map_blocks(looked_up, embedding, model, dtype=np.float32, chunks=((2,), *embedding.chunks[1:]))
+    located = da.map_blocks(looked_up, embedding, model, familiar, dtype=np.float32, chunks=((2,), *embedding.chunks[1:]))
     finest = located[0].astype(np.uint8)
     token = da.map_blocks(tokenizing.tokens_of, model, finest, dtype=np.uint8)
     bands = da.map_blocks(
@@ -61,15 +63,15 @@ def run(
         drop_axis=0,
         chunks=((len(volumes.STATISTICS) * given.shape[1],), *given.chunks[2:]),
     )
-    strange = da.map_blocks(strangeness, model, token, located[1], dtype=np.float32)[None]
     shown = [
         bands,
         *([da.map_blocks(rounded, spread, config.relative_error, "nearest", dtype=np.float32)] if config.spread else []),
     ]
     images = [token, finest, *(da.map_blocks(np.take, numbers, token, dtype=np.uint8) for _ in labels[2:])]
-    named = ["", *(f"labels/{label.name}/" for label in labels)]
-    write_pyramid([da.concatenate([*shown, strange]), *images], target, named, levels)
-    volumes.set_windows(target, len(levels) - 1)
+    shades = da.map_blocks(colours.of, embedding, dtype=np.uint8, chunks=((SHOWN,), *embedding.chunks[1:]))
+    named = ["", f"{finished.EMBEDDING}/", *(f"labels/{label.name}/" for label in labels)]
+    write_pyramid([da.concatenate([*shown, located[1:]]), shades, *images], target, named, levels)
+    finished.set_windows(target, len(levels) - 1)
     every = [f"{folder}{level}" for folder in named for level in range(len(levels))]
     write_json(manifest, {"stage": "finish", "digests": {name: stores.digest(stores.get_array(target, name)) for name in every}})
 
@@ -100,12 +102,13 @@ def label_images(model: TokenModel, classes: Classes) -> list[LabelImage]:
 
     A token has the colour of its largest finest one, and a class that of its first token: colours stay when the count changes.
     """
-    finest = volumes.colours(len(model.tree.sizes))
-    tokens = tuple(finest[index] for index in model.largest)
+    finest, tokens = (
+        tuple(rgba(colour) for colour in token_colours(model.tree, count)) for count in (len(model.tree.levels), model.count)
+    )
     parts = [(np.flatnonzero(model.token_of == token) + 1).tolist() for token in range(1, model.count + 1)]
     images = [
         LabelImage("tokens", tokens, tuple({"finest": part} for part in parts)),
-        LabelImage("finest", tuple(finest), tuple({"token": int(token)} for token in model.token_of)),
+        LabelImage("finest", finest, tuple({"token": int(token)} for token in model.token_of)),
     ]
     if classes:
         named = sorted(classes.items())
@@ -151,9 +154,17 @@ def calibrated(
     return np.stack(parts)
 
 
-def looked_up(embedding: np.ndarray, model: TokenModel) -> np.ndarray:
-    """Block of the embedding (component, *space) → finest token and squared distance to its centroid (2, *space)."""
-    return np.stack(tokenizing.nearest(model.tree, embedding)).astype(np.float32)
+def looked_up(embedding: np.ndarray, model: TokenModel, familiar: TokenModel | None) -> np.ndarray:
+    """
+    Block of the embedding (component, *space) → finest token and novelty (2, *space).
+
+    `familiar` are tokens of the training voxels alone, if the others were not fitted on these alone.
+    """
+    finest, distances = tokenizing.nearest(model.tree, embedding)
+    if familiar is None:
+        return np.stack([finest, strangeness(model, tokenizing.tokens_of(model, finest), distances)]).astype(np.float32)
+    near, distances = tokenizing.nearest(familiar.tree, embedding)
+    return np.stack([finest, strangeness(familiar, tokenizing.tokens_of(familiar, near), distances)]).astype(np.float32)
 
 
 def strangeness(model: TokenModel, tokens: np.ndarray, distances: np.ndarray) -> np.ndarray:
@@ -172,20 +183,28 @@ def mean_of_data(values: np.ndarray, axis: tuple[int, ...] | None = None) -> np.
 
 def write_pyramid(full: Sequence[da.Array], target: zarr.Group, names: Sequence[str], levels: Sequence[tuple[int, ...]]) -> None:
     """
-    Write the full level, then each coarser one from the stored one before: means of the image, every n-th label.
+    Write the full level, then each coarser one from the stored one before: means of images, every n-th label.
 
     Parameters
     ----------
     full
-        Image (c, *space), then its label images (*space).
+        Images (c, *space), of values as floats or of colours as bytes, and label images (*space).
     names
         Where each of them stands in the target: a path that the number of a level completes.
     """
     for level, shape in enumerate(levels):
         if level:
             factors = [round(fine / coarse) for fine, coarse in zip(levels[level - 1], shape, strict=True)]
-            image, *labels = (da.from_zarr(stores.get_array(target, f"{name}{level - 1}")) for name in names)
-            means = da.coarsen(mean_of_data, image, {axis + 1: factor for axis, factor in enumerate(factors)}, trim_excess=True)
-            steps = tuple(slice(None, size * factor, factor) for size, factor in zip(shape, factors, strict=True))
-            full = [means, *(label[steps] for label in labels)]
+            finer = [da.from_zarr(stores.get_array(target, f"{name}{level - 1}")) for name in names]
+            full = [coarser(part, shape, factors) for part in finer]
         stores.fill(full, [stores.get_array(target, f"{name}{level}") for name in names])
+
+
+def coarser(fine: da.Array, shape: Sequence[int], factors: Sequence[int]) -> da.Array:
+    """An image or a label image with voxels that are so many times as large along each axis."""
+    if fine.ndim == len(shape):
+        labels: da.Array = fine[tuple(slice(None, size * factor, factor) for size, factor in zip(shape, factors, strict=True))]
+        return labels
+    mean = mean_of_data if fine.dtype.kind == "f" else mean_colour
+    means: da.Array = da.coarsen(mean, fine, {axis + 1: factor for axis, factor in enumerate(factors)}, trim_excess=True)
+    return means

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+import zarr
 
 from behindthenoise import __version__
 from behindthenoise.config import CalibrationConfig, EnsembleConfig, NetworkConfig
@@ -14,6 +15,7 @@ from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.split import ROLES, shown_image, units_of
 from behindthenoise.io import stores, tables
 from behindthenoise.io import volumes as volumes_io
+from behindthenoise.io.finished import EMBEDDING
 from behindthenoise.io.record import environment, read_json, run_record, write_json
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.evaluate import TABLES
@@ -69,6 +71,7 @@ def run(
             "coverage": spec.get("calibration", CalibrationConfig).coverage,
             **{shown: tables.read(evaluation / f"{name}.csv") for name, shown in EVALUATED.items()},
             "tokens": {path.parent.name: tables.read(path) for path in descriptions}["field"],
+            "token_colours": colours_of(stores.open_group(finished["field"])),
             "stability": tables.read(stability),
             "regions": [{**found, "name": path.stem} for found, path in zip(lists, regions, strict=True)],
             "slices": metas,
@@ -97,6 +100,7 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
         "noisy": np.where(mask, noisy, np.nan).astype(np.float32),
         **{key: bands[:, index] for index, key in enumerate(("lower", "median", "upper"))},
         "tokens": np.asarray(stores.get_array(group, "labels/tokens/0")[where]),
+        "colours": np.asarray(stores.get_array(group, f"{EMBEDDING}/0")[(slice(None), *where)]),
     }
     if name == "field":
         arrays["clean"] = pairs.clean[shown_image(pairs.split)][(slice(None), *where)]
@@ -112,8 +116,15 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
         "length_unit": geometry.unit,
         "spacing": [step * part.step for step, part in zip(geometry.spacing[lead:], (rows, columns), strict=True)],
         "axes": geometry.space[lead:],
+        "explained": group[EMBEDDING].attrs["explained"],
     }
     return meta, arrays
+
+
+def colours_of(group: zarr.Group) -> list[str]:
+    """Colour of each token in a finished volume."""
+    metadata: Any = group["labels/tokens"].attrs["ome"]
+    return ["#{:02x}{:02x}{:02x}".format(*entry["rgba"][:3]) for entry in metadata["image-label"]["colors"]]
 
 
 def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, str]:

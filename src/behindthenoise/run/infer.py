@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float32
 
 from behindthenoise.config import InferenceConfig
 from behindthenoise.core import inference, memory, tiling
+from behindthenoise.core.embedding import Projection, stored
 from behindthenoise.core.network import Network
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.tiling import Tile
-from behindthenoise.core.tokens import Projection, stored
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import Countdown, file_digest, log, write_json
 from behindthenoise.run import models, shares

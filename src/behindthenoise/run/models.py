@@ -1,25 +1,24 @@
-"""Samples of training voxels, projections and tokens on disk: plain numbers, nothing that could run code."""
+"""Samples of voxels and projections on disk: plain numbers, nothing that could run code."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
-from behindthenoise.core.tokens import Projection, TokenModel, TokenTree
+from behindthenoise.core.embedding import Projection
 
 
 @dataclass(frozen=True)
 class Sample:
     """
-    What one member says about sampled training voxels.
+    What one member says about sampled voxels: of the training data, and then of volumes that tokens are fitted on as well.
 
     Attributes
     ----------
     voxels
-        Flat index of each voxel in (image, *space), rising.
+        Flat index of each training voxel in (image, *space), rising; of a voxel of a volume, -1 minus its flat index in (*space).
     latents
         Latent vectors.
     quantiles
@@ -32,6 +31,27 @@ class Sample:
     latents: Float32[np.ndarray, " n latent"]
     quantiles: Float32[np.ndarray, " 3 c n"]
     pairs: Int[np.ndarray, " pair 2"]
+
+    @property
+    def trains(self) -> Bool[np.ndarray, " n"]:
+        """Which voxels are training voxels."""
+        return self.voxels >= 0
+
+    @property
+    def of_training(self) -> "Sample":
+        """The training voxels alone."""
+        count = int(self.trains.sum())  # they come first
+        pairs = self.pairs[(self.pairs < count).all(axis=1)]
+        return Sample(self.voxels[:count], self.latents[:count], self.quantiles[..., :count], pairs)
+
+    def joined(self, other: "Sample") -> "Sample":
+        """These voxels, then those of another sample."""
+        return Sample(
+            np.concatenate([self.voxels, other.voxels]),
+            np.concatenate([self.latents, other.latents]),
+            np.concatenate([self.quantiles, other.quantiles], axis=-1),
+            np.concatenate([self.pairs, other.pairs + len(self.voxels)]),
+        )
 
 
 def write_sample(path: Path, sample: Sample) -> None:
@@ -55,23 +75,13 @@ def write_projection(path: Path, projection: Projection, explained: Float[np.nda
     np.savez(path, matrices=np.stack(projection.matrices), offset=projection.offset, explained=explained)
 
 
+def read_explained(path: Path) -> Float[np.ndarray, " component"]:
+    """Share of the latents' variance that each component holds."""
+    with np.load(path) as content:
+        return np.asarray(content["explained"])
+
+
 def read_projection(path: Path) -> Projection:
     """Read the affine map from latents to embedding."""
     with np.load(path) as content:
         return Projection(tuple(content["matrices"]), content["offset"])
-
-
-def write_tokens(path: Path, model: TokenModel) -> None:
-    """Write tokens with the tree that they come from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    reference = {f"reference_{token}": distances for token, distances in enumerate(model.reference, start=1)}
-    content: dict[str, Any] = {"count": model.count, **vars(model.tree), **reference}
-    np.savez(path, **content)
-
-
-def read_tokens(path: Path) -> TokenModel:
-    """Read tokens."""
-    with np.load(path) as content:
-        tree = TokenTree(**{field.name: content[field.name] for field in fields(TokenTree)})
-        count = int(content["count"])
-        return TokenModel(tree, count, tuple(content[f"reference_{token}"] for token in range(1, count + 1)))

@@ -1,4 +1,4 @@
-"""Verb `predict`: one member's quantiles and latents on calibration and test voxels, and on a sample of training voxels."""
+"""Verb `predict`: one member's quantiles and latents on calibration and test voxels, and on a sample of other voxels."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +10,28 @@ from jaxtyping import Float32, Int
 from behindthenoise.config import InferenceConfig
 from behindthenoise.core import inference, memory
 from behindthenoise.core.network import Network
+from behindthenoise.core.sampling import draw_sample
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
 from behindthenoise.core.tiling import Tile, tiles
-from behindthenoise.core.tokens import draw_sample
 from behindthenoise.errors import CalibrationError
 from behindthenoise.io import stores
-from behindthenoise.io.record import Countdown, file_digest, write_json
-from behindthenoise.run import models
+from behindthenoise.io.record import Countdown, file_digest, log, write_json
+from behindthenoise.io.volumes import open_input
+from behindthenoise.run import models, volume_samples
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Pairs
+from behindthenoise.run.volume_samples import Member
 from behindthenoise.stages import Spec
 
 LEVELS = ("lower", "median", "upper")
 TILING_TOLERANCE = 1e-3  # rounding in float32 makes 1e-6, in bfloat16 1e-4 of the data's spread
 
 
-def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, latents: Path, manifest: Path) -> None:
-    """Write the held-out quantiles and latents, the sample of training voxels and the manifest."""
+def run(
+    spec: Spec, *, pairs: Path, volumes: list[Path], graph: Path, weights: Path, store: Path, latents: Path, manifest: Path
+) -> None:
+    """Write the held-out quantiles and latents, the sample of the training data and of some volumes, and the manifest."""
     config = spec.part("inference", InferenceConfig)
     torch.set_num_threads(config.threads)
     loaded = store_of_pairs.read(pairs)
@@ -35,7 +39,8 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, lat
     network = on_disk.read_network(graph, weights, config.precision)
     _, voxel_bytes = memory.ensemble_cost([network.architecture], components=0)
     core = memory.choose_core(loaded.shape, network.architecture.halo, voxel_bytes, config.memory_bytes, config.tile_edge)
-    drawn = draw_sample(loaded.split.role == TRAIN, spec.get("tokens.sample", int), spec.get("tokens.seed", int))
+    size, seed = spec.get("tokens.sample", int), spec.get("tokens.seed", int)
+    drawn = draw_sample(loaded.split.role == TRAIN, size, seed)
     difference = tiling_difference(loaded, network, core)
     group = stores.create_group(store, {"levels": LEVELS, "tiling_difference": difference})
     dims = ("image", "scan", "quantile", "channel", *loaded.geometry.space)
@@ -56,7 +61,13 @@ def run(spec: Spec, *, pairs: Path, graph: Path, weights: Path, store: Path, lat
     for done, (image, scan) in enumerate(np.ndindex(shape[:2]), start=1):
         array[image, scan], vectors[image, scan] = predict(loaded, network, core, (image, scan), taken if scan == 0 else None)
         countdown.done(done)
-    models.write_sample(latents, models.Sample(drawn.voxels, taken.latents, taken.quantiles, drawn.pairs))
+    sample = models.Sample(drawn.voxels, taken.latents, taken.quantiles, drawn.pairs)
+    member = Member(network, loaded.scale, config)
+    for name, path in zip(spec.get("tokens.fit_also_on", list[str]), volumes, strict=True):
+        found = volume_samples.draw(open_input(path), member, -(-size // len(volumes)), seed)
+        log(f"predict: {len(found.voxels)} voxels of volume {name}")
+        sample = sample.joined(found)
+    models.write_sample(latents, sample)
     digests = {"quantiles": stores.digest(array), "heldout_latents": stores.digest(vectors), "latents": file_digest(latents)}
     write_json(manifest, {"stage": "predict", **digests, "tiling_difference": difference})
 

@@ -15,7 +15,7 @@ from behindthenoise.core.calibration.units import Box, kind_of
 from behindthenoise.core.split import CALIBRATION
 from behindthenoise.io import stores
 from behindthenoise.io.record import log
-from behindthenoise.run import models, scored
+from behindthenoise.run import models, scored, token_models
 from behindthenoise.run.heldout import HeldOut
 from behindthenoise.run.models import Sample
 from behindthenoise.run.scored import Scored
@@ -28,8 +28,8 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, l
     """Write the rules: scores without counts."""
     config = spec.part("calibration", CalibrationConfig)
     source = HeldOut.open(pairs, heldout, labels)
-    centres = models.read_tokens(tokens).centres
-    fixed = fit(config, source, pairs, models.read_samples(latents), len(centres))
+    centres = token_models.read(tokens).centres
+    fixed = fit(config, source, pairs, [sample.of_training for sample in models.read_samples(latents)], len(centres))
     boxes = source.boxes(int(CALIBRATION))
     kind = kind_of(sum(box is not None for box in boxes), config.unit)
     parts, noisy_parts = ([], []) if kind == "image" else read_parts(source, fixed, boxes)
