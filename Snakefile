@@ -32,7 +32,8 @@ include: "workflow/rules/sweep.smk"
 
 
 rule all:
-    default_target: True
+    # the target of a workflow that uses this one as a module is its own
+    default_target: not MODULE
     input:
         results=[
             *rules.report.output,

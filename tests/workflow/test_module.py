@@ -118,6 +118,7 @@ def test_the_documented_example_runs_and_waits_for_the_scans(outer):
 
 
 def test_two_modules_have_their_own_settings_and_folders(twice):
+    assert twice.plan("first_all", "second_all") == twice.plan() - Counter(all=1) + Counter(first_all=1, second_all=1)
     plan = twice.plan()
     assert (plan["scan"], plan["first_train"], plan["second_train"]) == (1, 1, 2)
     assert (plan["first_infer"], plan["second_infer"]) == (1, 3)

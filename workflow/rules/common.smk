@@ -218,5 +218,8 @@ def deleted(files):
     Of all that results are made of, what is not there: Snakemake by itself does not miss what no job needs that runs.
     Nothing before the first run, in which everything is made anyway.
     """
+    if not os.path.isdir(str(workflow.modifier.modify_path(R))):
+        return []
     found = [str(file) for group in files for file in ([group] if isinstance(group, str) else group)]
-    return [file for file in found if not os.path.exists(file)] if os.path.isdir(R) else []
+    # as outputs of rules they have a module's prefix already
+    return [local(file) for file in found if not os.path.exists(file)]
