@@ -32,7 +32,7 @@ include: "workflow/rules/sweep.smk"
 
 
 rule all:
-    default_target: True
+    default_target: not MODULE
     input:
         results=[
             *rules.report.output,
