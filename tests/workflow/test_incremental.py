@@ -210,7 +210,7 @@ CHANGES = {
     "`tokens.classes`": [lambda tree: edit(tree, tokens__classes={"dark": [1], "bright": [2, 3]})],
     "`inference.spread`, `relative_error`": [lambda tree: edit(tree, inference__spread=True, inference__relative_error=0.01)],
     "`inference.jobs`": [lambda tree: edit(tree, inference__jobs=3)],
-    "`inference.tile`": [lambda tree: edit(tree, inference__tile=24)],
+    "`inference.tile`": [lambda tree: edit(tree, inference__tile=16)],
     "a level or limit in `regions`": [lambda tree: edit(tree, regions__bright__above=0.3)],
     "one more list in `regions`": [lambda tree: edit(tree, regions__unsure={"channel": "value", "widest": 0.05})],
     "one more volume": [lambda tree: edit(tree, volumes__more={"noisy": {"path": "data/more.tif", "axes": "y x"}})],
