@@ -539,7 +539,7 @@ def test_the_embedding_stands_between_tokens_and_median_as_it_is_coloured() -> N
 def test_the_caption_of_false_colours_says_what_they_are_and_how_much_they_hold(components: int, words: str) -> None:
     field = coloured(QUICK.field, components)
     (drawing,) = page._token_drawings(field, "tokens", COLOURS)
-    share = {3: "87.5 %", 2: "75.0 %", 1: "50.0 %"}[components]
+    share = ", ".join(["50.0 %", "25.0 %", "12.5 %"][:components])
     assert words in drawing.caption
     assert f"with {share} of the latents' variance, as {', '.join(['red', 'green', 'blue'][:components])}." in drawing.caption
     assert "a colour has no meaning and no scale beyond that" in drawing.caption

@@ -323,12 +323,13 @@ def _told_of_colours(plane: Slice) -> str:
     """What the false colours beside the tokens mean."""
     if plane.colours is None:
         return ""
-    count, share = len(plane.explained), percent(sum(plane.explained))
+    count, shares = len(plane.explained), ", ".join(percent(share) for share in plane.explained) or "none"
     what = f"the first {count} components" if count > 1 else "the first component"
     return (
-        f" In false colours: {what} of the embedding that tokens are made from, with {share} of the latents' variance, as "
+        f" In false colours: {what} of the embedding that tokens are made from, with {shares} of the latents' variance, as "
         f"{', '.join(PRIMARIES[: max(count, 1)])}. Pixels that the networks describe alike have alike colours, in every volume of "
-        "this run; a colour has no meaning and no scale beyond that. Where tokens cut, colours may pass gradually."
+        "this run; a colour has no meaning and no scale beyond that. Each component fills its colour, so that one of small variance "
+        "may be mostly noise. Where tokens cut, colours may pass gradually."
     )
 
 
