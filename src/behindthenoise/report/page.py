@@ -327,9 +327,9 @@ def _told_of_colours(plane: Slice) -> str:
     what = f"the first {count} components" if count > 1 else "the first component"
     return (
         f" In false colours: {what} of the embedding that tokens are made from, with {shares} of the latents' variance, as "
-        f"{', '.join(PRIMARIES[: max(count, 1)])}. Pixels that the networks describe alike have alike colours, in every volume of "
-        "this run; a colour has no meaning and no scale beyond that. Each component fills its colour, so that one of small variance "
-        "may be mostly noise. Where tokens cut, colours may pass gradually."
+        f"{', '.join(PRIMARIES[: max(count, 1)])}. Pixels that the networks describe alike have alike colours, in every volume "
+        "of this run; a colour has no meaning and no scale beyond that. Each component fills its colour, so that one of small "
+        "variance may be mostly noise. Where tokens cut, colours may pass gradually."
     )
 
 
