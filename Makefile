@@ -5,7 +5,7 @@ SCHEMA := workflow/schemas/config.schema.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fix schema lock clean FORCE
+.PHONY: help demo test thorough check fix schema lock clean FORCE
 
 # The scripts in a virtual environment hold its full path, so one that was copied along with the project is made anew.
 PLACE := $(shell cat .venv/.stamp-runtime 2>/dev/null)
@@ -24,7 +24,10 @@ demo: .venv/.stamp-runtime ## run the workflow on the generated data set
 	@echo "The report is $(CURDIR)/results/blobs/report/report.html"
 
 test: check ## everything CI runs
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -m "not thorough"
+
+thorough: .venv/.stamp-dev ## every change, kill and walk that workflows are tried on, to its end: an hour
+	.venv/bin/python -m pytest -m thorough
 
 check: .venv/.stamp-dev ## format, lint, types and import layers, without changing a file
 	.venv/bin/ruff format --check

@@ -51,11 +51,12 @@ def test_every_verb_has_a_rule_and_every_rule_a_verb():
         assert (SOURCE / (module_of(stage).replace(".", "/") + ".py")).exists()
 
 
-def test_every_rule_has_a_log_a_benchmark_an_environment_and_a_specification():
+def test_every_rule_has_a_log_a_benchmark_an_environment_resources_and_a_specification():
     for path in (ROOT / "workflow/rules").glob("*.smk"):
         for text in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
-            for part in ("log:", "benchmark:", "conda:", "spec=", "shell:"):
-                assert part in text, f"{path.name}: {text.split(':')[0]} has no {part}"
+            rule = text.split(":")[0]
+            for part in ("log:", "benchmark:", "conda:", "threads:", f'**needs("{rule}"),', "spec=", "shell:"):
+                assert part in text, f"{path.name}: {rule} has no {part}"
             for trap in ("touch(", "directory(", "run:", "script:"):
                 assert trap not in text
 
@@ -64,12 +65,44 @@ def test_profiles_name_rules_that_exist():
     text = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     rules = set(re.findall(r"^rule (\w+):|^use rule \w+ as (\w+) with:", text, re.MULTILINE))
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    named = {*profile["set-resources"], *profile["groups"]}
-    assert {"train", "infer"} <= named <= {name for pair in rules for name in pair}
-    # what runs a network may take long, and shares its GPU with no other rule
-    networks = set(re.findall(r"^rule (\w+):(?:(?!^rule ).)*?gpu=1", text, re.MULTILINE | re.DOTALL))
-    assert networks == {"train", "predict", "infer"} <= set(profile["set-resources"])
-    assert not networks & set(profile["groups"])
+    named = {*profile.get("set-resources", {}), *profile["groups"]}
+    assert {"embed", "report"} <= named <= {name for pair in rules for name in pair}
+    # what runs a network shares its GPU with no other rule
+    assert networks_rules(text) == {"train", "predict", "infer"}
+    assert not networks_rules(text) & set(profile["groups"])
+
+
+def networks_rules(text):
+    """Rules that ask for a GPU."""
+    return set(re.findall(r"^rule (\w+):(?:(?!^rule ).)*?gpu=1", text, re.MULTILINE | re.DOTALL))
+
+
+def test_what_is_not_worth_a_job_of_a_cluster_runs_beside_snakemake():
+    text = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    parts = re.split(r"^(?:use rule \w+ as|rule) ", text, flags=re.MULTILINE)[1:]
+    assert {re.match(r"\w+", part)[0] for part in parts if "    localrule: True\n" in part} == {"wire", "sweep_wire", "plan"}
+
+
+def test_every_rule_asks_for_memory_and_time_in_one_place_alone():
+    text = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    asked = yaml.safe_load((ROOT / "workflow/resources.yaml").read_text())
+    assert set(asked) == set(STAGES) - {"check"}
+    # how much memory a network may use is said in the configuration
+    assert {rule for rule, needs in asked.items() if "mem_mb" not in needs} == networks_rules(text)
+    assert text.count("mem_mb=memory_mb(CONFIG.") == len(networks_rules(text))
+    assert all(number >= 10 for needs in asked.values() for number in (needs["runtime"], needs.get("mem_mb", 1000)))
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    assert not profile.keys() & {"default-resources", "set-resources", "set-threads"}
+
+
+def test_rules_ask_for_four_times_the_measured_memory_and_ten_times_the_time():
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| .*? \| (\d+) \| ", (ROOT / "docs/clusters.md").read_text(), re.MULTILINE)
+    asked = yaml.safe_load((ROOT / "workflow/resources.yaml").read_text())
+    # a sweep has not been measured with data of this size
+    assert {rule for rule, _, _ in rows} == asked.keys() - {"sweep"}
+    for rule, peak_mb, seconds in rows:
+        assert asked[rule].get("mem_mb", float("inf")) >= 4 * int(peak_mb), rule
+        assert asked[rule]["runtime"] * 60 >= 10 * int(seconds), rule
 
 
 def test_no_rule_of_many_jobs_has_a_file_of_every_member_as_input():
@@ -90,7 +123,7 @@ def test_a_rule_that_reads_the_pairs_depends_on_what_is_in_them():
     for path in (ROOT / "workflow/rules").glob("*.smk"):
         for text in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
             name, inputs = text.split(":")[0], re.split(r"^    output:", text, flags=re.MULTILINE)[0]
-            if name != "ingest" and 'pairs=f"{R}/pairs.zarr"' in text:
+            if name != "ingest" and 'pairs=placed(f"{R}/pairs.zarr")' in text:
                 found += 1
                 assert 'f"{R}/pairs.json"' in inputs, name
     assert found >= 8

@@ -199,3 +199,29 @@ def test_imports_and_docstrings_are_found_inside_of_any_statement():
         # outermost is the last opening; words alone in a branch are a statement, and no docstring
         documents = openings[-1 - index].startswith(("def", "class"))
         assert (provenance._analysed(other.encode()).code == found.code) == documents
+
+
+def test_a_glance_tells_files_from_others_of_the_same_size_and_time(tmp_path):
+    names = [str(tmp_path / f"{number}.raw") for number in range(3)]
+
+    def written(values):
+        for name, value in zip(names, values, strict=True):
+            Path(name).write_bytes(bytes([value]) * 300_000)
+        return provenance.glance(names)
+
+    first = written([1, 2, 3])
+    assert first.startswith("3 files, 900000 bytes, ")
+    assert written([1, 2, 3]) == first
+    assert written([1, 2, 4]) != first
+    assert provenance.glance(names[:2]) != first
+    assert provenance.glance([]).startswith("0 files, 0 bytes, ")
+
+
+@pytest.mark.parametrize("size", [1, 4096, 4097, 250_000])
+def test_a_glance_sees_every_byte_of_a_small_file(tmp_path, size):
+    path = tmp_path / "small.npy"
+    path.write_bytes(bytes(size))
+    before = provenance.glance([str(path)])
+    for place in {0, size // 3, size // 2, size - 1}:
+        path.write_bytes(bytes(place) + b"x" + bytes(size - place - 1))
+        assert provenance.glance([str(path)]) != before

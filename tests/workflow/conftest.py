@@ -1,13 +1,17 @@
 """The real workflow on a data set of seconds: run once, then copied for each test."""
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -32,6 +36,37 @@ class Workflow:
         self.folder = folder
         self.project = project
         self.said = ""
+
+    def killed(self, verb: str, whom: str, delay_s: float) -> None:
+        """
+        Start Snakemake; a while after a job of a verb has begun, send SIGKILL to that `job`, to `snakemake` alone, or to `both`.
+
+        Snakemake has ended when this returns, by itself or not; jobs of a Snakemake that was killed alone run on.
+        """
+        process = subprocess.Popen(
+            self.command("--rerun-incomplete"),
+            cwd=self.folder,
+            env=self.environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        end = time.monotonic() + 300
+        while not (jobs := running_jobs(process.pid, verb)):
+            assert process.poll() is None, f"no job of {verb} has run"
+            assert time.monotonic() < end, f"no job of {verb} runs"
+            time.sleep(0.02)
+        time.sleep(delay_s)
+        if whom == "job":
+            for job in jobs:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    job.kill()
+        elif whom == "snakemake":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(300)
+        self.run("--unlock")
 
     @property
     def results(self) -> Path:
@@ -72,6 +107,17 @@ class Workflow:
         return Workflow(folder, self.project)
 
 
+def running_jobs(group: int, verb: str) -> list[psutil.Process]:
+    """Processes of a group that run a verb of ours."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        with contextlib.suppress(ProcessLookupError):
+            if words[1:4] == ["-m", "behindthenoise", verb] and os.getpgid(process.pid) == group:
+                found.append(process)
+    return found
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Path:
     """What Snakemake needs of the project, copied elsewhere, so that an edit during the tests changes no fingerprint."""
@@ -81,6 +127,17 @@ def project(tmp_path_factory) -> Path:
     for name in ("workflow", "src", "envs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return copy
+
+
+@pytest.fixture(scope="session")
+def workflow_in(project):
+    """A workflow in a new folder, with another project where it is given."""
+
+    def workflow(folder: Path, code: Path = project) -> Workflow:
+        folder.mkdir()
+        return Workflow(folder, code)
+
+    return workflow
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """From held-out quantiles to thresholds, a certificate, and tables on the test data."""
 
+EVALUATED = ["channels", "intensity", "tokens", "widths", "units", "reliability", "pit", "reference", "ensemble"]
+
 
 rule survey:
     input:
@@ -17,10 +19,13 @@ rule survey:
         f"{BENCHMARKS}/survey.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("survey"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
         spec=spec("survey"),
     shell:
         "python -m behindthenoise survey --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
@@ -42,10 +47,13 @@ rule score:
         f"{BENCHMARKS}/score/{{scatteritem}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("score"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
         spec=spec("score"),
     shell:
         "python -m behindthenoise score --share {wildcards.scatteritem} --pairs {params.pairs:q} --heldout {params.heldout:q}"
@@ -62,18 +70,21 @@ rule calibrate:
     output:
         scores=f"{R}/calibration/scores.npz",
         thresholds=f"{R}/calibration/thresholds.json",
-        certificate=f"{R}/calibration/certificate.json",
-        levels=f"{R}/calibration/levels.csv",
+        certificate=report(f"{R}/calibration/certificate.json", category="Calibration"),
+        levels=report(f"{R}/calibration/levels.csv", category="Calibration"),
     log:
         f"{LOGS}/calibrate.log",
     benchmark:
         f"{BENCHMARKS}/calibrate.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("calibrate"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
         spec=spec("calibrate"),
     shell:
         "python -m behindthenoise calibrate --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
@@ -91,19 +102,22 @@ rule evaluate:
         thresholds=f"{R}/calibration/thresholds.json",
     output:
         manifest=f"{R}/evaluation/evaluate.json",
-        tables=expand(f"{R}/evaluation/{{table}}.csv", table=["channels", "intensity", "units", "ensemble"]),
+        tables=report(expand(f"{R}/evaluation/{{table}}.csv", table=EVALUATED), category="Evaluation"),
     log:
         f"{LOGS}/evaluate.log",
     benchmark:
         f"{BENCHMARKS}/evaluate.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("evaluate"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
-        members=of_members("heldout.zarr"),
-        folder=f"{R}/evaluation",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
+        members=placed(of_members("heldout.zarr")),
+        folder=placed(f"{R}/evaluation"),
         spec=spec("evaluate"),
     shell:
         "python -m behindthenoise evaluate --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"

@@ -1,5 +1,6 @@
 """The checked configuration, the names that rules share, and the command that every rule calls."""
 
+import glob
 import json
 import os
 import re
@@ -10,12 +11,16 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-SOURCE = Path(workflow.basedir) / "src"
+# Of this file, and not of the workflow that may use it as a module.
+PROJECT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+SOURCE = PROJECT / "src"
 sys.path.insert(0, str(SOURCE))
 
+import behindthenoise
 from behindthenoise import config as settings
 from behindthenoise import remote
 from behindthenoise.errors import BehindTheNoiseError, ConfigError
+from behindthenoise.provenance import glance
 from behindthenoise.run import ledger
 from behindthenoise.stages import specification
 
@@ -29,20 +34,35 @@ def as_written(value):
     return yaml.safe_load(value) if isinstance(value, str) else value
 
 
-update_config(config, as_written(dict(workflow.config_settings.config)))
-
-try:
-    for path in workflow.configfiles:
+def checked(configfiles, overrides):
+    """The configuration of a workflow of its own."""
+    for path in configfiles:
         settings.expect_each_key_once(path)
-    CONFIG = settings.parse(
-        config,
-        origin=", ".join(map(str, workflow.configfiles)) or "config",
-        # a job on another machine need not ask every URL once more whether it is there
-        check_files=workflow.is_main_process,
+    update_config(config, as_written(dict(overrides)))
+    # a job on another machine need not ask every URL once more whether it is there
+    return settings.parse(
+        config, origin=", ".join(map(str, configfiles)) or "config", check_files=workflow.is_main_process
+    )
+
+
+# As a module, options of the command line are meant for the workflow that uses it, and its rules may make our sources.
+MODULE = not workflow.modifier.is_main_snakefile()
+try:
+    CONFIG = (
+        settings.parse(config, origin=f"config of the module {__name__}", check_files=False)
+        if MODULE
+        else checked(workflow.configfiles, workflow.config_settings.config)
     )
 except ConfigError as problem:
     raise WorkflowError(str(problem)) from None
 
+IMPORTED = Path(behindthenoise.__file__).parents[1]
+if IMPORTED.resolve() != SOURCE.resolve():
+    raise WorkflowError(
+        f"behindthenoise comes from {IMPORTED}, but {SOURCE} is to run; in one workflow all modules must be of one clone on disk"
+    )
+
+RESOURCES = yaml.safe_load((PROJECT / "workflow" / "resources.yaml").read_text())
 R = f"results/{CONFIG.dataset}"
 LOGS = f"logs/{CONFIG.dataset}"
 BENCHMARKS = f"benchmarks/{CONFIG.dataset}"
@@ -67,15 +87,14 @@ PAIRS = [CONFIG.pairs.noisy, CONFIG.pairs.clean, CONFIG.pairs.mask] if CONFIG.pa
 
 # The code that is fingerprinted is the code that runs, also in a conda environment, which holds other packages only;
 # without conda, the programs beside this Python are found although the environment is not activated.
-shell.prefix(
-    "set -euo pipefail; "
-    f"export PYTHONPATH='{SOURCE}'; "
-    + (
-        ""
-        if workflow.deployment_settings.deployment_method
-        else f"export PATH='{os.path.dirname(sys.executable)}':\"$PATH\"; "
-    )
+PLACES = f"export PYTHONPATH='{SOURCE}'; " + (
+    ""
+    if workflow.deployment_settings.deployment_method
+    else f"export PATH='{os.path.dirname(sys.executable)}':\"$PATH\"; "
 )
+# There is one prefix for the rules of all modules: what others have set before stays.
+BEFORE = (shell._process_prefix or "set -euo pipefail; ").replace(PLACES, "")
+shell.prefix((BEFORE + PLACES).replace("{", "{{").replace("}", "}}"))
 
 
 def spec(stage, **wildcards):
@@ -91,9 +110,34 @@ def memory_mb(gigabytes):
     return lambda wildcards, attempt: attempt * int(1000 * (gigabytes + 2))
 
 
+def needs(rule):
+    """What a rule asks a scheduler for, in MB and minutes; as much more after each failure."""
+    return {
+        name: lambda wildcards, attempt, number=number: attempt * number for name, number in RESOURCES[rule].items()
+    }
+
+
 def of_members(name):
     """A file of every member."""
     return expand(f"{R}/members/{{member}}/{name}", member=MEMBERS)
+
+
+def placed(paths):
+    """
+    A store or folder, or several, for the parameters of a rule, which declares their metadata or a manifest alone.
+
+    Snakemake puts the `prefix` of a module before inputs and outputs; this puts it before these.
+    """
+    if isinstance(paths, list):
+        found = [str(workflow.modifier.modify_path(path)) for path in paths]
+        return lambda wildcards: found
+    found = str(workflow.modifier.modify_path(paths))
+    return lambda wildcards: found.format_map(dict(wildcards.items()))
+
+
+def uncompared(parameter):
+    """A parameter that runs nothing again, as Snakemake does not compare what depends on `output`."""
+    return lambda wildcards, output: parameter(wildcards)
 
 
 def of_point(stage):
@@ -111,17 +155,28 @@ def of_sweep(wildcards):
     return expand(f"{R}/sweep/{{point}}/{{member}}/train.json", point=POINTS, member=repeats)
 
 
+def volume_sources(wildcards):
+    """Sources of one volume; none where it is generated or is the training field."""
+    volume = CONFIG.volumes.get(wildcards.volume)
+    return [volume.noisy, volume.mask] if volume else []
+
+
 def source_state(sources):
     """
-    Number, size and newest change of the files in source folders, as Zarr stores are: Snakemake looks at a folder's
-    metadata file alone, which stays as it is when the data are written anew. Of URLs, size and check sum or time.
+    A glance at source files, as Snakemake looks at their times alone. Of source folders, as Zarr stores are, number, size
+    and newest change of their files: a folder's metadata file stays as it is when the data are written anew. Of URLs, size
+    and check sum or time.
+
+    Nothing in a module: another rule may make them, and Snakemake compares when.
     """
     state = []
     for source in filter(None, sources):
         if remote.is_url(source.path):
             state += remote.found(source.path, source.options)
             continue
-        for path in filter(os.path.isdir, source.files()):
+        files = [] if MODULE else source.files()
+        state.append(glance(list(filter(os.path.isfile, files))))
+        for path in filter(os.path.isdir, files):
             inside = os.path.join(path, source.array or "")
             found = [os.stat(os.path.join(folder, name)) for folder, _, names in os.walk(inside) for name in names]
             state.append(
@@ -131,10 +186,22 @@ def source_state(sources):
 
 
 def source_files(sources):
-    """Files that stand for sources; for a Zarr store, its metadata. None for URLs, which `source_state` looks at."""
+    """
+    Files that stand for sources; for a Zarr store, its metadata. None for URLs, which `source_state` looks at.
+
+    In a module each source stands for itself, whether it is there or another rule makes it, and at its own place, without the
+    module's prefix.
+    """
     found = []
     for source in filter(None, sources):
         if remote.is_url(source.path):
+            continue
+        if MODULE:
+            if not source.files() and glob.has_magic(source.path):
+                raise WorkflowError(
+                    f"no file fits {source.path!r}, and a module cannot wait for a pattern; name a file, or the folder of the files"
+                )
+            found += list(map(local, source.files() if glob.has_magic(source.path) else [source.path]))
             continue
         for path in source.files():
             inside = [
@@ -144,3 +211,15 @@ def source_files(sources):
             ]
             found += [file for file in inside if os.path.exists(file)] if os.path.isdir(path) else [path]
     return found
+
+
+def deleted(files):
+    """
+    Of all that results are made of, what is not there: Snakemake by itself does not miss what no job needs that runs.
+    Nothing before the first run, in which everything is made anyway.
+    """
+    if not os.path.isdir(str(workflow.modifier.modify_path(R))):
+        return []
+    found = [str(file) for group in files for file in ([group] if isinstance(group, str) else group)]
+    # as outputs of rules they have a module's prefix already
+    return [local(file) for file in found if not os.path.exists(file)]

@@ -13,8 +13,11 @@ rule ingest:
         f"{BENCHMARKS}/ingest.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("ingest"),
     params:
-        store=f"{R}/pairs.zarr",
+        store=placed(f"{R}/pairs.zarr"),
         sources=lambda wildcards: source_state(PAIRS),
         spec=spec("ingest"),
     shell:

@@ -10,8 +10,13 @@ rule wire:
         f"{LOGS}/wire/{{member}}.log",
     benchmark:
         f"{BENCHMARKS}/wire/{{member}}.tsv"
+    # on a cluster, not worth a job
+    localrule: True
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("wire"),
     params:
         spec=spec("wire"),
     shell:
@@ -36,10 +41,11 @@ rule train:
         "../../envs/behindthenoise.yaml"
     threads: CONFIG.training.threads
     resources:
+        **needs("train"),
         gpu=1,
         mem_mb=memory_mb(CONFIG.training.memory_gb),
     params:
-        pairs=f"{R}/pairs.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
         spec=spec("train"),
         # Snakemake does not compare what depends on `output`: more memory, another share of a GPU, or a coverage that may be
         # promised after all, trains nothing again.
@@ -73,12 +79,13 @@ rule predict:
         "../../envs/behindthenoise.yaml"
     threads: CONFIG.inference.threads
     resources:
+        **needs("predict"),
         gpu=1,
         mem_mb=memory_mb(CONFIG.inference.memory_gb),
     params:
-        pairs=f"{R}/pairs.zarr",
-        store=f"{R}/members/{{member}}/heldout.zarr",
-        volumes=expand(f"{R}/volumes/{{volume}}/input.zarr", volume=CONFIG.tokens.fit_also_on),
+        pairs=placed(f"{R}/pairs.zarr"),
+        store=placed(f"{R}/members/{{member}}/heldout.zarr"),
+        volumes=placed(expand(f"{R}/volumes/{{volume}}/input.zarr", volume=CONFIG.tokens.fit_also_on)),
         spec=spec("predict"),
     shell:
         "python -m behindthenoise predict --pairs {params.pairs:q} --volumes {params.volumes:q} --graph {input.graph:q}"
@@ -99,9 +106,12 @@ rule average:
         f"{BENCHMARKS}/average.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("average"),
     params:
-        members=of_members("heldout.zarr"),
-        store=f"{R}/ensemble/heldout.zarr",
+        members=placed(of_members("heldout.zarr")),
+        store=placed(f"{R}/ensemble/heldout.zarr"),
         spec=spec("average"),
     shell:
         "python -m behindthenoise average --members {params.members:q} --store {params.store:q}"

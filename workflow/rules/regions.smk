@@ -21,12 +21,15 @@ rule regions:
         f"{BENCHMARKS}/regions/{{volume}}/{{target}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("regions"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
-        finished=f"{R}/volumes/{{volume}}.ome.zarr",
-        store=f"{R}/volumes/{{volume}}/regions/{{target}}.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
+        finished=placed(f"{R}/volumes/{{volume}}.ome.zarr"),
+        store=placed(f"{R}/volumes/{{volume}}/regions/{{target}}.zarr"),
         spec=lambda wildcards: spec("regions", target=wildcards.target),
     shell:
         "python -m behindthenoise regions --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
@@ -40,13 +43,16 @@ rule overlay:
         regions=f"{R}/volumes/{{volume}}/regions/{{target}}.json",
         view=f"{R}/volumes/{{volume}}/regions/{{target}}.npz",
     output:
-        picture=f"{R}/volumes/{{volume}}/regions/{{target}}.png",
+        picture=report(f"{R}/volumes/{{volume}}/regions/{{target}}.png", category="Volumes", subcategory="{volume}"),
     log:
         f"{LOGS}/overlay/{{volume}}/{{target}}.log",
     benchmark:
         f"{BENCHMARKS}/overlay/{{volume}}/{{target}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("overlay"),
     params:
         spec=spec("overlay"),
     shell:

@@ -22,10 +22,13 @@ rule gather:
         f"{BENCHMARKS}/gather.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("gather"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        evaluation=f"{R}/evaluation",
-        volumes=expand(f"{R}/volumes/{{volume}}.ome.zarr", volume=VOLUMES),
+        pairs=placed(f"{R}/pairs.zarr"),
+        evaluation=placed(f"{R}/evaluation"),
+        volumes=placed(expand(f"{R}/volumes/{{volume}}.ome.zarr", volume=VOLUMES)),
         spec=spec("gather"),
     shell:
         "python -m behindthenoise gather --pairs {params.pairs:q} --evaluation {params.evaluation:q}"
@@ -39,13 +42,16 @@ rule report:
         content=f"{R}/report/content.json",
         slices=f"{R}/report/slices.npz",
     output:
-        page=f"{R}/report/report.html",
+        page=report(f"{R}/report/report.html", category="Page"),
     log:
         f"{LOGS}/report.log",
     benchmark:
         f"{BENCHMARKS}/report.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("report"),
     params:
         spec=spec("report"),
     shell:

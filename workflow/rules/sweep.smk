@@ -8,6 +8,7 @@ use rule wire as sweep_wire with:
         f"{LOGS}/sweep/{{point}}/{{member}}/wire.log",
     benchmark:
         f"{BENCHMARKS}/sweep/{{point}}/{{member}}/wire.tsv"
+    localrule: True
     params:
         spec=of_point("wire"),
 
@@ -35,13 +36,16 @@ rule sweep:
     output:
         table=f"{R}/sweep/table.csv",
         figure=f"{R}/sweep/sweep.svg",
-        picture=f"{R}/sweep/sweep.png",
+        picture=report(f"{R}/sweep/sweep.png", category="Sweep"),
     log:
         f"{LOGS}/sweep.log",
     benchmark:
         f"{BENCHMARKS}/sweep.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("sweep"),
     params:
         spec=spec("sweep"),
     shell:

@@ -12,6 +12,9 @@ rule embed:
         f"{BENCHMARKS}/embed.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("embed"),
     params:
         spec=spec("embed"),
     shell:
@@ -33,6 +36,9 @@ rule tokenize:
         f"{BENCHMARKS}/tokenize.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("tokenize"),
     params:
         spec=spec("tokenize"),
     shell:
@@ -47,17 +53,27 @@ rule describe:
         evaluate=f"{R}/evaluation/evaluate.json",
     output:
         manifest=f"{R}/volumes/{{volume}}/describe.json",
-        table=f"{R}/volumes/{{volume}}/tokens.csv",
+        tables=report(
+            expand(
+                f"{R}/volumes/{{{{volume}}}}/{{table}}.csv",
+                table=["tokens", *(["classes", "class_regions"] if CONFIG.tokens.classes else [])],
+            ),
+            category="Volumes",
+            subcategory="{volume}",
+        ),
     log:
         f"{LOGS}/describe/{{volume}}.log",
     benchmark:
         f"{BENCHMARKS}/describe/{{volume}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("describe"),
     params:
-        finished=f"{R}/volumes/{{volume}}.ome.zarr",
-        coverage=f"{R}/evaluation/tokens.csv",
-        folder=f"{R}/volumes/{{volume}}",
+        finished=placed(f"{R}/volumes/{{volume}}.ome.zarr"),
+        coverage=placed(f"{R}/evaluation/tokens.csv"),
+        folder=placed(f"{R}/volumes/{{volume}}"),
         spec=spec("describe"),
     shell:
         "python -m behindthenoise describe --finished {params.finished:q} --known {input.known:q} --coverage {params.coverage:q}"
@@ -79,9 +95,12 @@ rule label:
         f"{BENCHMARKS}/label.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("label"),
     params:
-        members=of_members("heldout.zarr"),
-        store=f"{R}/ensemble/tokens.zarr",
+        members=placed(of_members("heldout.zarr")),
+        store=placed(f"{R}/ensemble/tokens.zarr"),
         spec=spec("label"),
     shell:
         "python -m behindthenoise label --members {params.members:q} --projection {input.projection:q}"

@@ -1,12 +1,6 @@
 """Whole fields and volumes: fetched, planned, inferred by several jobs, finished, compared with the calibration data."""
 
 
-def volume_sources(wildcards):
-    """Sources of one volume; none where it is generated or is the training field."""
-    volume = CONFIG.volumes.get(wildcards.volume)
-    return [volume.noisy, volume.mask] if volume else []
-
-
 rule fetch:
     input:
         sources=lambda wildcards: source_files(volume_sources(wildcards)),
@@ -23,9 +17,12 @@ rule fetch:
     priority: 1
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("fetch"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        store=f"{R}/volumes/{{volume}}/input.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
+        store=placed(f"{R}/volumes/{{volume}}/input.zarr"),
         sources=lambda wildcards: source_state(volume_sources(wildcards)),
         spec=lambda wildcards: spec("fetch", volume=wildcards.volume),
     shell:
@@ -45,11 +42,16 @@ rule plan:
         f"{LOGS}/plan/{{volume}}.log",
     benchmark:
         f"{BENCHMARKS}/plan/{{volume}}.tsv"
+    # on a cluster, not worth a job
+    localrule: True
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("plan"),
     params:
-        volume=f"{R}/volumes/{{volume}}/input.zarr",
-        store=f"{R}/volumes/{{volume}}/quantiles.zarr",
+        volume=placed(f"{R}/volumes/{{volume}}/input.zarr"),
+        store=placed(f"{R}/volumes/{{volume}}/quantiles.zarr"),
         spec=spec("plan"),
     shell:
         "python -m behindthenoise plan --volume {params.volume:q} --graphs {input.graphs:q} --store {params.store:q}"
@@ -74,15 +76,15 @@ rule infer:
         "../../envs/behindthenoise.yaml"
     threads: CONFIG.inference.threads
     resources:
+        **needs("infer"),
         gpu=1,
         mem_mb=memory_mb(CONFIG.inference.memory_gb),
     params:
-        pairs=f"{R}/pairs.zarr",
-        volume=f"{R}/volumes/{{volume}}/input.zarr",
-        store=f"{R}/volumes/{{volume}}/quantiles.zarr",
-        # not compared, as they depend on `output`
-        graphs=lambda wildcards, output: of_members("graph.json"),
-        weights=lambda wildcards, output: of_members("weights.safetensors"),
+        pairs=placed(f"{R}/pairs.zarr"),
+        volume=placed(f"{R}/volumes/{{volume}}/input.zarr"),
+        store=placed(f"{R}/volumes/{{volume}}/quantiles.zarr"),
+        graphs=uncompared(placed(of_members("graph.json"))),
+        weights=uncompared(placed(of_members("weights.safetensors"))),
         spec=spec("infer"),
     shell:
         "python -m behindthenoise infer --share {wildcards.scatteritem} --pairs {params.pairs:q} --volume {params.volume:q}"
@@ -105,10 +107,13 @@ rule finish:
         f"{BENCHMARKS}/finish/{{volume}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("finish"),
     params:
-        volume=f"{R}/volumes/{{volume}}/input.zarr",
-        quantiles=f"{R}/volumes/{{volume}}/quantiles.zarr",
-        store=f"{R}/volumes/{{volume}}.ome.zarr",
+        volume=placed(f"{R}/volumes/{{volume}}/input.zarr"),
+        quantiles=placed(f"{R}/volumes/{{volume}}/quantiles.zarr"),
+        store=placed(f"{R}/volumes/{{volume}}.ome.zarr"),
         spec=spec("finish"),
     shell:
         "python -m behindthenoise finish --volume {params.volume:q} --quantiles {params.quantiles:q} --jobs {input.jobs:q}"
@@ -132,12 +137,15 @@ rule compare:
         f"{BENCHMARKS}/compare/{{volume}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("compare"),
     params:
-        pairs=f"{R}/pairs.zarr",
-        heldout=f"{R}/ensemble/heldout.zarr",
-        labels=f"{R}/ensemble/tokens.zarr",
-        quantiles=f"{R}/volumes/{{volume}}/quantiles.zarr",
-        finished=f"{R}/volumes/{{volume}}.ome.zarr",
+        pairs=placed(f"{R}/pairs.zarr"),
+        heldout=placed(f"{R}/ensemble/heldout.zarr"),
+        labels=placed(f"{R}/ensemble/tokens.zarr"),
+        quantiles=placed(f"{R}/volumes/{{volume}}/quantiles.zarr"),
+        finished=placed(f"{R}/volumes/{{volume}}.ome.zarr"),
         spec=spec("compare"),
     shell:
         "python -m behindthenoise compare --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
@@ -157,8 +165,11 @@ rule publish:
         f"{BENCHMARKS}/publish/{{volume}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("publish"),
     params:
-        store=f"{R}/volumes/{{volume}}.ome.zarr",
+        store=placed(f"{R}/volumes/{{volume}}.ome.zarr"),
         spec=lambda wildcards: spec("publish", volume=wildcards.volume),
     shell:
         "python -m behindthenoise publish --store {params.store:q} --manifest {output.manifest:q}"

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def write(content: Content, folder: Path) -> Path:
 
     The same content gives the same bytes.
     """
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "figures", ignore_errors=True)  # those of former volumes would stay
+    (folder / "figures").mkdir(parents=True)
     with rc_context(STYLE):
         pictures = {name: [_saved(drawing, folder) for drawing in drawings] for name, drawings in _drawings(content).items()}
     path = folder / "report.html"
