@@ -34,7 +34,8 @@ from sklearn.metrics import adjusted_rand_score, homogeneity_score
 
 from behindthenoise import config as configuration
 from behindthenoise.core import synthetic
-from behindthenoise.core.colours import rgba, token_colours
+from behindthenoise.core.colours import token_colours
+from behindthenoise.core.palette import rgba
 from behindthenoise.core.tokens import TokenModel, assign
 from behindthenoise.io import stores
 from behindthenoise.io.stores import Cut

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from behindthenoise.core.colours import colour
+from behindthenoise.core.palette import colour
 from behindthenoise.report import cells, figures, page
 from behindthenoise.report.content import Certificate, Check, Content, Finding, Slice
 
