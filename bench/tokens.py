@@ -9,6 +9,7 @@ number of clusters that ours found. Voxels without a true phase are left out.
     python bench/tokens.py agreement results/blobs20 large --config bench/real/blobs20.yaml
     snakemake --configfile bench/real/standards.yaml
     python bench/tokens.py agreement results/standards minerals --labels ../shared/data/edx_mineral_standards.zarr
+    python bench/tokens.py picture results/obj1 field 2 4 6 --out docs/figures/tokens_obj1.png     medians, embedding and tokens
     python bench/tokens.py assign --voxels 1e8        an embedding on disk, against scikit-learn's predict; 2 GB of disk
 """
 
@@ -25,17 +26,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import numpy as np
 import zarr
+from matplotlib.figure import Figure
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, homogeneity_score
 
 from behindthenoise import config as configuration
 from behindthenoise.core import synthetic
+from behindthenoise.core.colours import token_colours
+from behindthenoise.core.palette import rgba
 from behindthenoise.core.tokens import TokenModel, assign
 from behindthenoise.io import stores
 from behindthenoise.io.stores import Cut
 from behindthenoise.io.volumes import STATISTICS
-from behindthenoise.run import fetch
+from behindthenoise.run import fetch, token_models
 
 WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 FITTED = 50_000  # voxels that rivals are fitted to
@@ -53,15 +58,44 @@ def main() -> None:
     truth = agree.add_mutually_exclusive_group(required=True)
     truth.add_argument("--config", type=Path, help="of a generated data set")
     truth.add_argument("--labels", type=Path, help="store with an array `labels`; 0 is no phase")
+    drawn = modes.add_parser("picture")
+    drawn.add_argument("results", type=Path)
+    drawn.add_argument("volume")
+    drawn.add_argument("counts", type=int, nargs="+")
+    drawn.add_argument("--out", type=Path, required=True)
     cost = modes.add_parser("assign")
     cost.add_argument("--voxels", type=float, default=1e7)
     cost.add_argument("--turns", type=int, default=3)
     cost.add_argument("--folder", type=Path, default=Path("build/tokens"))
     options = parser.parse_args()
-    if options.mode == "assign":
-        assigning(options)
-    else:
-        agreement(options)
+    {"assign": assigning, "picture": picture, "agreement": agreement}[options.mode](options)
+
+
+def picture(options: argparse.Namespace) -> None:
+    """Draw one plane of a volume: the medians, the embedding in false colours, and its tokens at several counts."""
+    finished = zarr.open_group(options.results / f"volumes/{options.volume}.ome.zarr", mode="r")
+    model = token_models.read(options.results / "latents/tokens.npz")
+    plane = tuple(size // 2 for size in finished["0"].shape[1:-2])
+    image, finest = finished["0"][(slice(None), *plane)], finished["labels/finest/0"][(*plane, slice(None))]
+    names = [channel["label"] for channel in finished.attrs["ome"]["omero"]["channels"]]
+    shown = [(name, image[index]) for index, name in enumerate(names) if name.endswith(" median")]
+    shown.append(("embedding", np.moveaxis(finished["embedding/0"][(slice(None), *plane)], 0, -1)))
+    for count in options.counts:
+        colours = np.array([rgba(colour)[:3] for colour in ("#ffffff", *token_colours(model.tree, count))], np.uint8)
+        tokens = np.append(0, model.tree.levels[count - 1])[finest]
+        shown.append((f"{count} tokens", colours[tokens]))
+    rows = -(-len(shown) // 4)
+    figure = Figure(figsize=(12, 3.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, -(-len(shown) // rows), squeeze=False).ravel()
+    for panel in panels:
+        panel.axis("off")
+    for panel, (title, values) in zip(panels, shown, strict=False):
+        limits = np.nanpercentile(values, (0.5, 99.5)) if values.ndim == 2 else (0, 255)
+        panel.imshow(values, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+        panel.set_title(title)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=60)
+    Image.open(options.out).convert("RGB").quantize(128).save(options.out, optimize=True)
 
 
 def agreement(options: argparse.Namespace) -> None:

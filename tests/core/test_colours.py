@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from behindthenoise.core.clustering import fit_tree
-from behindthenoise.core.colours import PALETTE, FalseColours, colour, mean_colour, rgba, token_colours
+from behindthenoise.core.colours import FalseColours, mean_colour, token_colours
+from behindthenoise.core.palette import PALETTE, colour, rgba
 
 colours = hnp.arrays(np.uint8, (3, 4, 6), elements=st.integers(1, 255))
 

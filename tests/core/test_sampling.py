@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -67,3 +68,14 @@ def test_crops_are_occupied_distinct_enough_and_all_over(seed, size, shape):
     if len(cells) >= 64 and size < 10_000:
         first = (cells[:, 0] < shape[0] / 2).mean()
         assert 0.3 < first < 0.7
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 5), (2, 1, 1), (1, 3, 4, 5)])
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize("count", [0, 1])
+def test_of_one_voxel_or_none_all_are_drawn_and_none_keeps_company(shape, size, count):
+    trains = np.zeros(shape, bool)
+    trains.ravel()[:count] = True
+    drawn = draw_sample(trains, size, 0)
+    np.testing.assert_array_equal(drawn.voxels, np.arange(count))
+    assert drawn.pairs.shape == (0, 2)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 
-from behindthenoise.core.colours import colour
+from behindthenoise.core.palette import colour
 from behindthenoise.report import coverage
 from behindthenoise.report.content import Table
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from behindthenoise.core.colours import colour
+from behindthenoise.core.palette import colour
 from behindthenoise.report import cells, figures, page
 from behindthenoise.report.content import Certificate, Check, Content, Finding, Slice
 
@@ -499,18 +499,19 @@ def test_noise_of_the_reference_is_shown_with_what_it_assumes_and_that_nothing_i
     assert printed(QUICK, "reference")[9]["implied coverage of the true signal"] == "n/a"
 
 
-def test_a_number_of_tokens_that_is_not_agreed_on_is_told_at_the_top() -> None:
+def test_a_number_of_tokens_that_is_not_agreed_on_is_told_where_they_stand() -> None:
     def rows(*agreed: int) -> list[dict[str, float | str]]:
         return [{**row, "agreed_on": "yes" if row["tokens"] in agreed else "no"} for row in QUICK.stability]
 
-    assert not any("Other fits" in notice for notice in page._notices(QUICK))
-    told = (
-        "Other fits do not agree on these 3 tokens (adjusted Rand index with another seed 0.85, between halves of the ensemble 0.60"
-    )
-    for agreed, hint in ((), "No other number is; more networks would help, or tokens.count."), ((2, 4), "Agreed on: 2, 4."):
-        (notice,) = [text for text in page._notices(replace(QUICK, stability=rows(*agreed))) if "Other fits" in text]
-        assert notice.startswith(told) and notice.endswith(hint)
-    assert told in read(replace(QUICK, stability=rows()))
+    assert page._doubt(QUICK) == ""
+    assert page._doubt(replace(QUICK, stability=[])) == ""
+    told = "Other fits do not agree on these 3 tokens (adjusted Rand index with another seed 0.85, between halves"
+    for agreed, hint in ((), "No other number is agreed on either; more networks may help."), ((2, 4), "Agreed on: 2, 4."):
+        doubt = page._doubt(replace(QUICK, stability=rows(*agreed)))
+        assert doubt.startswith(told) and doubt.endswith(hint)
+    text = read(replace(QUICK, stability=rows()))
+    assert told in text[text.index("Tokens: what is it made of?") :]
+    assert "Other fits do not agree" not in read(QUICK)
 
 
 def coloured(field: Slice, components: int) -> Slice:
@@ -538,7 +539,7 @@ def test_the_embedding_stands_between_tokens_and_median_as_it_is_coloured() -> N
 def test_the_caption_of_false_colours_says_what_they_are_and_how_much_they_hold(components: int, words: str) -> None:
     field = coloured(QUICK.field, components)
     (drawing,) = page._token_drawings(field, "tokens", COLOURS)
-    share = {3: "87.5 %", 2: "75.0 %", 1: "50.0 %"}[components]
+    share = ", ".join(["50.0 %", "25.0 %", "12.5 %"][:components])
     assert words in drawing.caption
     assert f"with {share} of the latents' variance, as {', '.join(['red', 'green', 'blue'][:components])}." in drawing.caption
     assert "a colour has no meaning and no scale beyond that" in drawing.caption

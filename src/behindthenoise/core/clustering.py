@@ -184,15 +184,11 @@ def choose_count(found: Stability, memory: Float[np.ndarray, " level"]) -> int:
     """
     Number of tokens, two at least, that is found and not chosen.
 
-    Of those that seeds and halves of the ensemble agree on, the one after which a walk through the image forgets most at once.
-    Where halves agree on none, the same of those that seeds agree on; where these agree on none either, two: finer distinctions
-    would rest on less still. `agreed_on` says which numbers are agreed on.
+    Of those that seeds and halves of the ensemble agree on, the one after which a walk through the image forgets most at once;
+    where they agree on none, the same of all. `agreed_on` says which case it is.
     """
-    falls = memory - np.append(memory[1:], 0)
-    for good in (agreed_on(found), found.seeds >= STABLE):
-        if good[1:].any():
-            return int(np.where(good, falls, -1)[1:].argmax()) + 2
-    return 2
+    falls, good = memory[1:] - np.append(memory[2:], 0), agreed_on(found)[1:]
+    return int(np.where(good | ~good.any(), falls, -1).argmax()) + 2
 
 
 def agreed_on(found: Stability) -> Bool[np.ndarray, " level"]:

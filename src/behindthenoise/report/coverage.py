@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from behindthenoise.core.colours import colour
+from behindthenoise.core.palette import colour
 from behindthenoise.report.content import Table
 from behindthenoise.report.style import (
     BLUE,

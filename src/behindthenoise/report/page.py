@@ -82,6 +82,7 @@ def rendered(content: Content, pictures: Mapping[str, Sequence[Picture]]) -> str
         tables=tables(content),
         checks={check["volume"]: check for check in content.checks},
         notices=_notices(content),
+        doubt=_doubt(content),
         at_the_top=AT_THE_TOP,
         worst=_worst(content),
         token_range=_token_range(content),
@@ -324,12 +325,13 @@ def _told_of_colours(plane: Slice) -> str:
     """What the false colours beside the tokens mean."""
     if plane.colours is None:
         return ""
-    count, share = len(plane.explained), percent(sum(plane.explained))
+    count, shares = len(plane.explained), ", ".join(percent(share) for share in plane.explained) or "none"
     what = f"the first {count} components" if count > 1 else "the first component"
     return (
-        f" In false colours: {what} of the embedding that tokens are made from, with {share} of the latents' variance, as "
-        f"{', '.join(PRIMARIES[: max(count, 1)])}. Pixels that the networks describe alike have alike colours, in every volume of "
-        "this run; a colour has no meaning and no scale beyond that. Where tokens cut, colours may pass gradually."
+        f" In false colours: {what} of the embedding that tokens are made from, with {shares} of the latents' variance, as "
+        f"{', '.join(PRIMARIES[: max(count, 1)])}. Pixels that the networks describe alike have alike colours, in every volume "
+        "of this run; a colour has no meaning and no scale beyond that. Each component fills its colour, so that one of small "
+        "variance may be mostly noise. Where tokens cut, colours may pass gradually."
     )
 
 
@@ -382,22 +384,22 @@ def _notices(content: Content) -> list[str]:
         found.append(
             f"Unlike the calibration data: {told}. What was found stands beside the images; the promise need not hold there."
         )
-    return [*found, *_not_agreed_on(content), *content.certificate["warnings"]]
+    return [*found, *content.certificate["warnings"]]
 
 
-def _not_agreed_on(content: Content) -> list[str]:
-    """What to know of tokens whose number other fits do not agree on."""
+def _doubt(content: Content) -> str:
+    """What to know of tokens whose number other fits do not agree on; empty where they do."""
     count = len(content.tokens)
     rows = {int(row["tokens"]): row for row in content.stability}
     if count not in rows or rows[count]["agreed_on"] == "yes":
-        return []
+        return ""
     seeds, halves = (float(rows[count][f"agreement_of_{name}"]) for name in ("seeds", "halves"))
     others = [str(number) for number, row in rows.items() if row["agreed_on"] == "yes"]
-    hint = f"Agreed on: {', '.join(others)}." if others else "No other number is; more networks would help, or tokens.count."
-    return [
-        f"Other fits do not agree on these {count} tokens (adjusted Rand index with another seed {seeds:.2f}, between halves of "
-        f"the ensemble {halves:.2f}): with other networks, they may be cut in other ways. {hint}"
-    ]
+    hint = f"Agreed on: {', '.join(others)}." if others else "No other number is agreed on either; more networks may help."
+    return (
+        f"Other fits do not agree on these {count} tokens (adjusted Rand index with another seed {number(seeds, digits=2)}, "
+        f"between halves of the ensemble {number(halves, digits=2)}, wanted 0.9): other networks may cut them in other ways. {hint}"
+    )
 
 
 def _short(rows: Table, nominal: float) -> list[Row]:

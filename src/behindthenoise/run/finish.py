@@ -12,7 +12,8 @@ from behindthenoise.config import InferenceConfig, TokensConfig
 from behindthenoise.core import tokens as tokenizing
 from behindthenoise.core.calibration.scores import rearrange
 from behindthenoise.core.calibration.thresholds import Calibration, Support
-from behindthenoise.core.colours import SHOWN, mean_colour, rgba, token_colours
+from behindthenoise.core.colours import SHOWN, mean_colour, token_colours
+from behindthenoise.core.palette import rgba
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.rounding import rounded
 from behindthenoise.core.tokens import TokenModel
