@@ -304,7 +304,7 @@ def test_a_change_leaves_what_a_fresh_run_leaves(tree, fresh_results, row, numbe
     "lost",
     [
         ["members/001/weights.safetensors"],
-        ["pairs.zarr", "ensemble"],
+        pytest.param(["pairs.zarr", "ensemble"], marks=pytest.mark.thorough),
         ["report", "evaluation", "latents", "calibration", "volumes/wide", "volumes/wide.ome.zarr"],
         pytest.param(["members", "volumes/field/jobs/1-of-2.json", "volumes/field/input.zarr"], marks=pytest.mark.thorough),
     ],
@@ -344,10 +344,11 @@ EDITS = {
     ("verb", "whom", "delay_s"),
     [
         ("train", "job", 1.5),
-        ("train", "both", 2.0),
         ("infer", "snakemake", 0.5),
-        ("infer", "both", 2.0),
-        ("calibrate", "both", 1.0),
+        pytest.param("train", "both", 2.0, marks=pytest.mark.thorough),
+        pytest.param("train", "snakemake", 2.0, marks=pytest.mark.thorough),
+        pytest.param("infer", "both", 2.0, marks=pytest.mark.thorough),
+        pytest.param("calibrate", "both", 1.0, marks=pytest.mark.thorough),
     ],
 )
 def test_after_a_kill_one_command_finishes_the_work(tree, fresh_results, verb, whom, delay_s):
