@@ -155,10 +155,12 @@ def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
 
 def checked(source: HeldOut) -> list[str]:
     """What earlier stages have made sure of; each would have refused to go on."""
+    difference = source.tiling_difference
+    tiles = f"differ by at most {difference:.1g} of the data's spread" if difference else "gave the same, bit for bit"
     apart = f"at least {source.gap} voxels lie between them" if source.gap else "they are different images"
     return [
         f"Training, calibration and test voxels are apart: {apart}, so that no receptive field reaches from one into another.",
-        f"Predictions do not depend on tiles: two sizes differ by at most {source.tiling_difference:.1g} of the data's spread.",
+        f"Predictions do not depend on tiles: two sizes {tiles}.",
         "All constants of scale come from training voxels; no image and no tile is scaled by its own values.",
     ]
 

@@ -1,7 +1,7 @@
 """Verb `gather`: stores and tables → the small arrays and facts that the report shows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ LISTED = 10  # regions of each list
 DRAWN_EDGE = 1024  # voxels along an axis of a slice; a page cannot show more
 # What the report calls the tables of the evaluation; its `tokens` are what each token is made of.
 EVALUATED = {**{name: name for name in TABLES}, "tokens": "token_coverage"}
+KINDS = {"smsnet": "randomly wired networks", "unet": "U-Nets of random size"}
 SIDES = {1: ("both",), 2: ("below", "above")}  # of the interval, by the number of thresholds that the score has
 
 
@@ -138,17 +139,23 @@ def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]], runs: list[di
     return {
         "Fields": f"{images} of {' x '.join(map(str, pairs.shape))} voxels; fast scans of each: {scans}",
         "Channels": ", ".join(pairs.geometry.channels),
-        "Ensemble": f"{len(members)} networks of kind {network.kind}, seed {ensemble.seed}, latent {network.latent}",
-        "Parameters of a network": f"{min(parameters)} to {max(parameters)}",
-        "Receptive radius": f"{min(radii)} to {max(radii)} voxels",
+        "Ensemble": f"{len(members)} {KINDS[network.kind]}, seed {ensemble.seed}, latent {network.latent}",
+        "Parameters of a network": span(parameters),
+        "Receptive radius": f"{span(radii)} voxels",
         **{
             f"Voxels for {name}": f"{voxels} in {units} {'images' if pairs.gap == 0 else 'blocks'}, in each scan"
             for name, (voxels, units) in sizes.items()
         },
         "Gap between roles": f"{pairs.gap} voxels",
-        "Training of a network": f"{min(seconds):.0f} to {max(seconds):.0f} s, up to {max(peaks) / 1e9:.2f} GB",
+        "Training of a network": f"{span([round(value) for value in seconds])} s, up to {max(peaks) / 1e9:.2f} GB",
         "Packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
+
+
+def span(values: Sequence[int]) -> str:
+    """Least and largest of some numbers, or the one that all of them are."""
+    least, largest = min(values), max(values)
+    return f"{least}" if least == largest else f"{least} to {largest}"
 
 
 def promised(signed: Mapping[str, Any]) -> dict[str, Any]:
