@@ -183,6 +183,7 @@ def test_the_report_shows_the_wiring_of_the_first_member_among_the_ensemble(tmp_
                 "reliability",
                 "pit",
                 "reference",
+                "token_colours",
                 "stability",
             )
         },
