@@ -5,7 +5,7 @@ SCHEMA := workflow/schemas/config.schema.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test thorough check fix schema lock clean FORCE
+.PHONY: help env demo test thorough check fix schema lock clean FORCE
 
 # The scripts in a virtual environment hold its full path, so one that was copied along with the project is made anew.
 PLACE := $(shell cat .venv/.stamp-runtime 2>/dev/null)
@@ -18,6 +18,8 @@ endif
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+env: .venv/.stamp-runtime ## build the environment in .venv alone
 
 demo: .venv/.stamp-runtime ## run the workflow on the generated data set
 	.venv/bin/snakemake

@@ -38,7 +38,7 @@ dependencies:
 # Names on conda-forge where they differ; the -core and -base packages come without dashboards and windows.
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "dask": "dask-core"}
 PIP_ONLY = {"qlty"}
-OUTSIDE_CONDA = {"snakemake"}
+OUTSIDE_CONDA = {"snakemake", "pygments"}
 
 
 def closure(roots: Iterable[str]) -> dict[str, str]:

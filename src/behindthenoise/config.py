@@ -948,7 +948,10 @@ def _expect_places(config: Config, origin: str) -> None:
     """
     for key, source in config.sources():
         if not source.files():
-            raise ConfigError(f"{origin}: {key}.path {source.path!r} does not exist; give an existing file, folder or pattern")
+            where = "" if Path(source.path).is_absolute() or remote.is_url(source.path) else f" (looked for in {Path.cwd()})"
+            raise ConfigError(
+                f"{origin}: {key}.path {source.path!r} does not exist; give an existing file, folder or pattern{where}"
+            )
     for target in config.publish.values():
         remote.expect_ours(remote.place(target.path, target.options))
 

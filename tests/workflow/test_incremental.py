@@ -230,10 +230,12 @@ CHANGES = {
     "a line of code, as of `core/clustering.py`": [lambda tree: edit_code(tree, "core/clustering.py", "STEPS = 4", "STEPS = 3")],
     "a line of code, as of `core/training.py`": [lambda tree: edit_code(tree, "core/training.py", "return 0.5 *", "return 0.4 *")],
     "one more value in `sweep`": [lambda tree: edit(tree, sweep={"network": {"depth": [4, 5]}, "repeats": 1})],
-    "a file deleted that a job made": [lambda tree: (tree.results / "calibration/rules.npz").unlink()],
+    "a file deleted that a job made (inside a Zarr store: `btn verify`)": [
+        lambda tree: (tree.results / "calibration/rules.npz").unlink()
+    ],
 }
 # rows that name no rule by themselves
-NAMED = {"a file deleted that a job made": {"survey"}}
+NAMED = {"a file deleted that a job made (inside a Zarr store: `btn verify`)": {"survey"}}
 CASES = [(row, number) for row, changes in CHANGES.items() for number in range(len(changes))]
 
 

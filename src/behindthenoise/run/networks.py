@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from behindthenoise.core.network import Network
 from behindthenoise.errors import StoreError
@@ -35,7 +35,8 @@ def write_weights(path: Path, network: Network) -> None:
     """Write the weights of a folded network."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # channels-last tensors are stored as what they mean, not as they lie in memory
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    path.write_bytes(save(tensors))  # as any file; `save_file` keeps others from reading it
 
 
 def read_network(graph: Path, weights: Path, precision: str) -> Network:

@@ -191,9 +191,9 @@ def verify(results: Path) -> tuple[int, list[Damage]]:
 
 
 def advice(damages: Iterable[Damage]) -> str:
-    """How the workflow makes again what is damaged, and nothing else."""
+    """How the workflow makes again what is damaged, and nothing else; files first, as `--configfile` takes all that follow it."""
     outputs = " ".join(dict.fromkeys(str(damage.output) for damage in damages))
     return (
         "Snakemake does not look at what it has made. To make this again, with the options that you always give it:\n"
-        f"  rm -f {outputs}\n  snakemake ... {outputs}\n  snakemake ..."
+        f"  rm -f {outputs}\n  snakemake {outputs} ...\n  snakemake ..."
     )
