@@ -45,6 +45,10 @@ WRONG = {
         {"calibration": {"support": [5, 1]}},
         r"calibration\.support: support from 5 to 1 is empty; the second number must be larger, or null",
     ),
+    "a list that ends like a record": (
+        {"regions": {"iron.run": {"channel": "Fe", "above": 1}}},
+        r"regions names a list 'iron\.run', and records of runs end like that; leave \.run out",
+    ),
     "regions of nothing": (
         {"regions": {"iron": {"channel": "Fe"}}},
         r"regions\.iron: exactly one of above, below and widest is needed, not none",

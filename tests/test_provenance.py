@@ -27,6 +27,7 @@ def forget():
     provenance.fingerprint.cache_clear()
     provenance._facts.cache_clear()
     provenance._remembered.cache_clear()
+    provenance._definitions.cache_clear()
 
 
 def fingerprints():
@@ -106,6 +107,17 @@ def test_a_shared_module_changes_all_that_share_it(package):
 @pytest.mark.parametrize("name", ["config.py", "stages.py", "errors.py", "cli.py", "provenance.py"])
 def test_modules_that_only_carry_settings_change_nothing(package, name):
     assert changed(package, name, lambda text: text + "\nADDED = 1\n") == set()
+
+
+def test_what_the_config_computes_counts_where_it_is_used(package):
+    assert changed(
+        package, "config.py", replace("    def finest_of(self, voxels: int)", "    def finest_of(self, voxels: int, more: int = 0)")
+    ) == {stage for stage in STAGES if "config.TokensConfig" in imports_of(stage) or "config.Config" in imports_of(stage)}
+    assert changed(package, "config.py", replace('description="Fast scans of each image."', 'description="Scans."')) == set()
+
+
+def imports_of(stage):
+    return {name for module in provenance._closure(module_of(stage)) for name in provenance._facts(module).imports}
 
 
 def test_a_new_module_that_is_imported_counts_with_what_it_holds(package):

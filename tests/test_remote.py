@@ -169,7 +169,15 @@ def test_a_place_with_something_else_is_refused_when_the_configuration_is_read(b
     ("publish", "message"),
     [
         ({"other": "b.zarr"}, r"publish names the volume 'other', which does not exist; there are field, large"),
-        ({"field": "b.zarr", "large": "b.zarr/"}, r"publish copies several volumes to 'b\.zarr'"),
+        (
+            {"field": "b.zarr", "large": "./c/../b.zarr/"},
+            r"publish copies 'field' to '/.*/b\.zarr' and 'large' to '/.*/b\.zarr'; give each",
+        ),
+        (
+            {"field": "b.zarr", "large": "b.zarr/c.zarr"},
+            r"publish copies 'field' to '/.*/b\.zarr' and 'large' to '/.*/b\.zarr/c\.zarr'",
+        ),
+        ({"field": "s3://a/b.zarr", "large": "s3://a//b.zarr"}, r"publish copies 'field' to 's3://a/b\.zarr' and 'large' to"),
         ({"field": "s3://bucket"}, r"publish\.field.*string should match pattern"),
         ({"field": "s3://bucket/.zarr"}, r"publish\.field.*string should match pattern"),
     ],

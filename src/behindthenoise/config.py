@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -810,10 +810,16 @@ class Config(Section):
                 raise ValueError(
                     f"publish names the volume {name!r}, which does not exist; there are {', '.join(['field', *self.volumes])}"
                 )
-        paths = [target.path.rstrip("/") for target in self.publish.values()]
-        for path in paths:
-            if paths.count(path) > 1:
-                raise ValueError(f"publish copies several volumes to {path!r}; give each a place of its own")
+        places = {name: remote.absolute(target.path) for name, target in self.publish.items()}
+        for (one, outer), (other, inner) in permutations(places.items(), 2):
+            if f"{inner}/".startswith(f"{outer}/"):
+                raise ValueError(f"publish copies {one!r} to {outer!r} and {other!r} to {inner!r}; give each a place of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _lists_and_records_have_names_of_their_own(self) -> "Config":
+        if ends := [name for name in self.regions if name.endswith(".run")]:
+            raise ValueError(f"regions names a list {ends[0]!r}, and records of runs end like that; leave .run out")
         return self
 
     @model_validator(mode="after")

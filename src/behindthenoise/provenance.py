@@ -21,8 +21,10 @@ from typing import NamedTuple
 
 PACKAGE = "behindthenoise"
 ROOT = Path(__file__).parent
-# what these hold reaches a stage as values in its specification, or not at all
-CARRIERS = {"config", "errors", "stages", "provenance", "cli"}
+# What these hold reaches a stage as values in its specification, or not at all; only what the config computes from its values, in
+# public methods and functions, counts by itself.
+CONFIG = "config"
+CARRIERS = {CONFIG, "errors", "stages", "provenance", "cli"}
 # of the files that a glance compares: all of what is small, some of what is large
 BLOCKS, BLOCK_BYTES = 64, 4096
 MOST_REMEMBERED = 2000  # sources; a package that is edited leaves many
@@ -48,11 +50,12 @@ def fingerprint(module: str) -> str:
     known = _remembered()
     before = len(known)
     names = sorted(_closure(module))
+    templates = sorted(path for folder in {_path(name).parent for name in names} for path in folder.glob("*.j2"))
+    computed = _computed({imported for name in names for imported in _facts(name).imports if imported.startswith(f"{CONFIG}.")})
     if len(known) > before:
         _remember(known)
-    templates = sorted(path for folder in {_path(name).parent for name in names} for path in folder.glob("*.j2"))
-    text = "".join(f"{name} {_facts(name).code}\n" for name in names) + "".join(path.read_text() for path in templates)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    parts = [*(f"{name} {_facts(name).code}\n" for name in names), *computed, *(path.read_text() for path in templates)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
 def glance(paths: Sequence[str]) -> str:
@@ -63,9 +66,9 @@ def glance(paths: Sequence[str]) -> str:
     """
     ends = list(accumulate(os.path.getsize(path) for path in paths))
     size = ends[-1] if ends else 0
-    digest = hashlib.sha256(json.dumps(ends).encode())
-    for block in range(BLOCKS):
-        start = block * max(size - BLOCK_BYTES, 0) // (BLOCKS - 1)
+    digest, blocks = hashlib.sha256(json.dumps(ends).encode()), max(BLOCKS, 2 * len(paths))  # two in each slice of a stack
+    for block in range(blocks):
+        start = block * max(size - BLOCK_BYTES, 0) // (blocks - 1)
         index = bisect(ends, start)
         if index < len(paths):
             with open(paths[index], "rb") as file:
@@ -85,6 +88,51 @@ def _closure(module: str) -> set[str]:
         found.add(name)
         waiting += [imported for imported in _facts(name).imports if _path(imported).exists()]
     return found
+
+
+def _computed(imported: set[str]) -> list[str]:
+    """What the classes and functions that are imported from the config compute, and those that they are made of."""
+    known, waiting = _definitions(), [name.partition(".")[2] for name in imported]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in known and name not in found:
+            found.add(name)
+            waiting += known[name].imports
+    return [f"{CONFIG}.{name} {known[name].code}\n" for name in sorted(found) if known[name].code]
+
+
+@cache
+def _definitions() -> dict[str, Facts]:
+    """
+    Facts of the classes and functions of the config: the code of what they compute, and the names that they use.
+
+    Of a class, its public methods are its code; fields and validators are not, as what they make of a value stands in
+    specifications.
+    """
+    source, known = _path(CONFIG).read_bytes(), _remembered()
+    key = f"{hashlib.sha256(source).hexdigest()} definitions"
+    if key not in known:
+        analysed = {
+            node.name: _definition(node) for node in ast.parse(source).body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        }
+        known.update({f"{key} {name}": facts for name, facts in analysed.items()})
+        known[key] = Facts("", sorted(analysed))
+    return {name: known[f"{key} {name}"] for name in known[key].imports}
+
+
+def _definition(node: ast.ClassDef | ast.FunctionDef) -> Facts:
+    functions = [node] if isinstance(node, ast.FunctionDef) else [part for part in node.body if isinstance(part, ast.FunctionDef)]
+    public = [function for function in functions if function is node or not function.name.startswith("_")]
+    for function in public:
+        if ast.get_docstring(function, clean=False) is not None:
+            function.body = function.body[1:]
+    fields = (
+        [] if isinstance(node, ast.FunctionDef) else [*node.bases, *(part for part in node.body if isinstance(part, ast.AnnAssign))]
+    )
+    used = {name.id for part in (*public, *fields) for name in ast.walk(part) if isinstance(name, ast.Name)}
+    code = "".join(ast.dump(function) for function in public)
+    return Facts(hashlib.sha256(code.encode()).hexdigest() if code else "", sorted(used))
 
 
 def _path(module: str) -> Path:

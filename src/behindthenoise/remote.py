@@ -7,6 +7,7 @@ way becomes one line.
 
 import importlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,6 +51,14 @@ class Found(NamedTuple):
 def is_url(path: str) -> bool:
     """Whether a path is a URL and not a path on this machine."""
     return PROTOCOL.match(path) is not None
+
+
+def absolute(path: str) -> str:
+    """A path or URL in one spelling: absolute, without `.`, `..` and a slash at the end."""
+    if not is_url(path):
+        return os.path.abspath(path)
+    protocol, separator, place = path.partition("://")
+    return f"{protocol}{separator}{os.path.normpath(place)}"
 
 
 def suffix(path: str) -> str:

@@ -191,3 +191,23 @@ def test_a_dataset_is_protected_against_damage(tmp_path, random_image):
     file.write_bytes(content)
     with pytest.raises((ValueError, RuntimeError)):
         xr.open_zarr(tmp_path / "pairs.zarr", consolidated=False).load()
+
+
+def test_an_array_without_one_of_its_files_is_refused(tmp_path):
+    group = stores.create_group(tmp_path / "a.zarr", {})
+    array = stores.create_array(group, "values", (6, 10), dtype="float32", chunks=(4, 4), dims=("y", "x"))
+    array[...] = np.nan
+    np.testing.assert_array_equal(stores.whole_array(group, "values")[...], array[...])
+    (tmp_path / "a.zarr/values/c/1/2").unlink()
+    with pytest.raises(StoreError, match=r"1 of the 6 files of .*a\.zarr/values are lost"):
+        stores.whole_array(group, "values")
+
+
+def test_the_digest_of_metadata_sees_attributes_and_no_values(tmp_path):
+    group = stores.create_group(tmp_path / "a.zarr", {"spacing": 1})
+    array = stores.create_array(group, "values", (6,), dtype="uint8", chunks=(4,), dims=("x",))
+    before = stores.metadata_digest(tmp_path / "a.zarr")
+    array[...] = 3
+    assert stores.metadata_digest(tmp_path / "a.zarr") == before
+    group.attrs["spacing"] = 2
+    assert stores.metadata_digest(tmp_path / "a.zarr") != before

@@ -23,6 +23,7 @@ from behindthenoise.run.scored import Cell, Scored
 from behindthenoise.stages import Spec
 
 EDGE = 8
+WHOLE = {"write_empty_chunks": True}  # as all our stores
 NAMES = ["predicted median of channel Fe", "predicted raw width of channel Fe", "token frequencies"]
 
 
@@ -79,7 +80,9 @@ def held_out(folder, median, role=None):
     ]:
         lead = values.ndim - len(space)
         leading = (1, 1, *values.shape[2:lead]) if group is not pairs or name == "noisy" else (1, *values.shape[1:lead])
-        group.create_array(name, data=values, chunks=(*leading[:lead], *[min(50, size) for size in values.shape[lead:]]))
+        group.create_array(
+            name, data=values, chunks=(*leading[:lead], *[min(50, size) for size in values.shape[lead:]]), config=WHOLE
+        )
     return HeldOut.open(folder / "pairs.zarr", folder / "heldout.zarr", folder / "tokens.zarr")
 
 
@@ -283,7 +286,7 @@ def test_the_findings_are_written_and_logged(tmp_path, capsys, name, same_field)
     scored.write(tmp_path / "scores.npz", units)
     raw, tokens = volume_of(medians(np.random.default_rng(1), (50, 70)) + 0.5)
     zarr.create_group(tmp_path / "q.zarr").create_array("quantiles", data=np.asarray(raw[...]))
-    zarr.create_group(tmp_path / f"{name}.ome.zarr").create_array("labels/tokens/0", data=np.asarray(tokens[...]))
+    zarr.create_group(tmp_path / f"{name}.ome.zarr").create_array("labels/tokens/0", data=np.asarray(tokens[...]), config=WHOLE)
     places = {"pairs": "pairs.zarr", "heldout": "heldout.zarr", "labels": "tokens.zarr", "scores": "scores.npz"}
     places |= {"quantiles": "q.zarr", "finished": f"{name}.ome.zarr", "shift": "shift.json"}
     compare.run(Spec("code", {}), **{option: tmp_path / place for option, place in places.items()})

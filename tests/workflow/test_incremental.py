@@ -330,6 +330,39 @@ def test_every_file_of_a_job_is_missed(base, tree):
     assert sorted(set(declared) - set(asked.split(", "))) == []
 
 
+def test_a_lost_chunk_is_refused_and_not_taken_for_no_data(tree):
+    (tree.results / "volumes/wide/input.zarr/noisy/c/0/0/0").unlink()
+    edit(tree, inference__tile=16)
+    assert tree.run("results/tiny/volumes/wide/finish.json").returncode != 0
+    logs = [path.read_text() for path in tree.folder.glob("logs/tiny/*/wide*") if path.is_file()]
+    logs += [path.read_text() for path in tree.folder.glob("logs/tiny/infer/wide/*.log")]
+    assert any("1 of the 1 files of" in text and "btn verify" in text for text in logs)
+
+
+# ---------------------------------------------------------------- stops
+
+
+@pytest.mark.thorough
+def test_a_stop_between_two_steps_leaves_nothing_stale(tree, fresh_results):
+    """Another spacing leaves every array as it was; what reads attributes must run, although the first run has not come to it."""
+    edit(tree, pairs__spacing={"y": 2, "x": 2}, pairs__unit="um", tokens__classes={"dark": [1], "bright": [2, 3]})
+    tree.finish("--until", "finish")
+    edit(tree, tokens__classes={"dark": [1], "light": [2, 3]})
+    tree.finish("--until", "finish")
+    tree.finish()
+    expect_fresh(tree, fresh_results)
+
+
+@pytest.mark.thorough
+def test_other_shares_there_and_back_with_stops_leave_nothing_stale(tree, fresh_results):
+    edit(tree, inference__jobs=3, training__steps=8)
+    tree.finish("--until", "infer")
+    edit(tree, inference__jobs=2, training__steps=6)
+    tree.finish("--until", "embed", "average")
+    tree.finish()
+    expect_fresh(tree, fresh_results)
+
+
 # ---------------------------------------------------------------- kills
 
 EDITS = {

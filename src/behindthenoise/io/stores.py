@@ -1,10 +1,12 @@
 """Zarr stores: how arrays are laid out, compressed, protected against damage, and digested."""
 
 import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,6 +106,33 @@ def get_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     return found
 
 
+def whole_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """
+    An array of a store all of whose files are there: in the place of one that is lost, Zarr reads the value of what is not written.
+
+    Raises
+    ------
+    StoreError
+        If the store has no such array, or files of it are lost.
+    """
+    array = get_array(group, name)
+    folder, expected = folder_of(array), prod(-(-size // edge) for size, edge in zip(array.shape, files(array), strict=True))
+    there = sum(name.isdigit() for _, _, names in os.walk(folder / "c") for name in names)
+    if there < expected:
+        raise StoreError(
+            f"{expected - there} of the {expected} files of {folder} are lost; `btn verify` says how they are made again"
+        )
+    return array
+
+
+def metadata_digest(store: Path) -> str:
+    """SHA-256 of all metadata of a store: what its arrays are called, how they are cut, and their attributes."""
+    total = hashlib.sha256()
+    for path in sorted(store.rglob("zarr.json")):
+        total.update(f"{path.relative_to(store)}\n".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
 def new_instance() -> str:
     """A token that tells one creation of a store from the next, so that a re-created store is filled again."""
     return uuid.uuid4().hex
@@ -124,10 +153,14 @@ def index_of(array: zarr.Array[Any], region: Sequence[slice]) -> tuple[int, ...]
     return tuple(part.start // edge for part, edge in zip(region, files(array), strict=True))
 
 
+def folder_of(array: zarr.Array[Any]) -> Path:
+    """Where an array lies."""
+    return Path(str(array.store_path).removeprefix("file://"))
+
+
 def file_of(array: zarr.Array[Any], region: Sequence[slice]) -> Path:
     """The file that a region begins in."""
-    folder = Path(str(array.store_path).removeprefix("file://"))
-    return folder / array.metadata.encode_chunk_key(index_of(array, region))
+    return folder_of(array) / array.metadata.encode_chunk_key(index_of(array, region))
 
 
 def write_file(array: zarr.Array[Any], region: tuple[slice, ...], values: np.ndarray) -> str:
@@ -203,7 +236,7 @@ def write_dataset(path: Path, dataset: xr.Dataset, space: Sequence[str]) -> dict
         for name, variable in dataset.data_vars.items()
     }
     chunked = dataset.chunk({dim: edge if dim in space else 1 for dim in dataset.dims})
-    chunked.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+    chunked.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding, write_empty_chunks=True)
     group = open_group(path)
     return {str(name): digest(get_array(group, str(name))) for name in sorted(map(str, dataset.data_vars))}
 

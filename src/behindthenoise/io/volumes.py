@@ -58,7 +58,7 @@ def open_input(path: Path) -> Volume:
     data = group.attrs.asdict().get("geometry")
     if not isinstance(data, dict):
         raise StoreError(f"store {path} has no geometry; delete its folder and run the workflow again")
-    return Volume(stores.get_array(group, "noisy"), stores.get_array(group, "mask"), read_geometry(data))
+    return Volume(stores.whole_array(group, "noisy"), stores.whole_array(group, "mask"), read_geometry(data))
 
 
 def create_quantiles(path: Path, volume: Volume, core: Sequence[int], shard: Sequence[int], components: int) -> None:

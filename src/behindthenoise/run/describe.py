@@ -73,10 +73,10 @@ def described(group: zarr.Group, name: str, geometry: Geometry) -> list[Row]:
     Its voxels, their area or volume, mean and standard deviation of the medians, mean width and novelty, and the number that shares
     most faces of voxels with it.
     """
-    labels = stores.get_array(group, f"labels/{name}/0")
+    labels = stores.whole_array(group, f"labels/{name}/0")
     metadata: Any = group[f"labels/{name}"].attrs["ome"]
     count = len(metadata["image-label"]["colors"])
-    sums = summed(labels, count, stores.get_array(group, "0"), len(geometry.channels))
+    sums = summed(labels, count, stores.whole_array(group, "0"), len(geometry.channels))
     touching = contacts(labels, count)
     rows: list[Row] = []
     for voxels, values, others in zip(sums.voxels.tolist(), sums.values, touching, strict=True):
@@ -124,7 +124,7 @@ def covered(rows: list[Row], tokens: int) -> list[Row]:
 
 def regions_of(group: zarr.Group, classes: Sequence[str], geometry: Geometry, folder: Path) -> list[Row]:
     """Connected regions of every class, the largest first: size, position and box in units of length, share of the box filled."""
-    labels, image = stores.get_array(group, "labels/classes/0"), stores.get_array(group, "0")
+    labels, image = stores.whole_array(group, "labels/classes/0"), stores.whole_array(group, "0")
     target = stores.create_array(
         stores.create_group(folder / "class_regions.zarr", {}),
         "region",

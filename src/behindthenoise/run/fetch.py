@@ -10,7 +10,7 @@ from behindthenoise.config import PairsConfig, Selection, SyntheticConfig, Volum
 from behindthenoise.core import synthetic
 from behindthenoise.core.split import shown_image
 from behindthenoise.errors import SourceError
-from behindthenoise.io import volumes
+from behindthenoise.io import stores, volumes
 from behindthenoise.io.canonical import canonical, read_mask, reading
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import log, write_json
@@ -37,7 +37,16 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
     # of the copy, because a source may be slow or far away, and is read once
     require_data(volumes.open_input(store), name, masked=config is None or config.mask is not None)
     log(f"fetch: volume {name}: {dict(noisy.sizes)}")
-    write_json(manifest, {"stage": "fetch", "volume": name, "shape": list(mask.shape), "digests": digests})
+    write_json(
+        manifest,
+        {
+            "stage": "fetch",
+            "volume": name,
+            "shape": list(mask.shape),
+            "digests": digests,
+            "metadata": stores.metadata_digest(store),
+        },
+    )
 
 
 def first_field(pairs: Pairs) -> tuple[xr.DataArray, xr.DataArray]:

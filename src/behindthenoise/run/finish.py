@@ -74,7 +74,8 @@ def run(
     write_pyramid([da.concatenate([*shown, located[1:]]), shades, *images], target, named, levels)
     finished.set_windows(target, len(levels) - 1)
     every = [f"{folder}{level}" for folder in named for level in range(len(levels))]
-    write_json(manifest, {"stage": "finish", "digests": {name: stores.digest(stores.get_array(target, name)) for name in every}})
+    digests = {name: stores.digest(stores.get_array(target, name)) for name in every}
+    write_json(manifest, {"stage": "finish", "digests": digests, "metadata": stores.metadata_digest(store)})
 
 
 def numbers_of(classes: Classes, model: TokenModel) -> np.ndarray:

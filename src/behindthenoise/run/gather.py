@@ -93,14 +93,14 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
     rows, columns = (slice(0, None, -(-size // DRAWN_EDGE)) for size in given.shape[lead:])
     where: tuple[int | slice, ...] = (*plane, rows, columns)
     shown = len(geometry.channels), len(volumes_io.STATISTICS)
-    bands = np.asarray(stores.get_array(group, "0")[(slice(0, math.prod(shown)), *where)])
+    bands = np.asarray(stores.whole_array(group, "0")[(slice(0, math.prod(shown)), *where)])
     bands = bands.reshape(*shown, *bands.shape[1:])
     mask = np.asarray(given.mask[where]).astype(bool)
     noisy = pairs.scale.match_noisy(np.asarray(given.noisy[(slice(None), *where)]), axis=0)
     arrays = {
         "noisy": np.where(mask, noisy, np.nan).astype(np.float32),
         **{key: bands[:, index] for index, key in enumerate(("lower", "median", "upper"))},
-        "tokens": np.asarray(stores.get_array(group, "labels/tokens/0")[where]),
+        "tokens": np.asarray(stores.whole_array(group, "labels/tokens/0")[where]),
         "colours": np.asarray(stores.get_array(group, f"{EMBEDDING}/0")[(slice(None), *where)]),
     }
     if name == "field":

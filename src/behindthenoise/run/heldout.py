@@ -97,9 +97,9 @@ class HeldOut:
         if not isinstance(difference, float):
             raise StoreError(f"store {ensemble} was made by another version; delete its folder and run the workflow again")
         return cls(
-            role=stores.get_array(fields, "role"),
-            noisy=stores.get_array(fields, "noisy"),
-            clean=stores.get_array(fields, "clean"),
+            role=stores.whole_array(fields, "role"),
+            noisy=stores.whole_array(fields, "noisy"),
+            clean=stores.whole_array(fields, "clean"),
             quantiles=stores.get_array(averaged, "quantiles"),
             spread=stores.get_array(averaged, "spread"),
             tokens=stores.get_array(stores.open_group(tokens), "tokens"),

@@ -99,7 +99,9 @@ def run(
     core, halo = tile_of(networks, source, len(mapping.offset), config)
     ensemble = Ensemble(networks, mapping, store_of_pairs.read_scale(pairs), core, halo)
     done = Shards.open(store, source.shape, key=key_of(spec, [*graphs, *weights, projection]))
-    owned = done.owned(shares.parse(share))
+    mine = shares.parse(share)
+    shares.forget_others(manifest, mine)
+    owned = done.owned(mine)
     todo = [shard for shard in owned if not done.has(shard)]
     log(f"infer: {len(networks)} networks on {on_disk.device()}, tiles of {core}, halo {halo}")
     log(f"infer: {len(owned)} of {len(done.every)} shards of {done.layout.shard}, {len(owned) - len(todo)} of them finished before")

@@ -17,6 +17,7 @@ from behindthenoise.errors import SourceError
 from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, read_mask, reading
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import log, write_json
+from behindthenoise.io.stores import metadata_digest
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
@@ -46,6 +47,7 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
         {
             "stage": "ingest",
             "digests": digests,
+            "metadata": metadata_digest(store),
             "shape": list(pairs.shape),
             "images": noisy.shape[0],
             "scans": noisy.shape[1],

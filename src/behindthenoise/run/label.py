@@ -29,4 +29,4 @@ def run(spec: Spec, *, members: list[Path], projection: Path, tokens: Path, stor
         extent = [part.stop - part.start for part in block]
         target[block] = tokenizing.assign(model, np.ascontiguousarray(embedding)).reshape(extent)
     log(f"label: {model.count} tokens, {shape[0]} images of {shape[1]} scans")
-    write_json(manifest, {"stage": "label", "tokens": stores.digest(target)})
+    write_json(manifest, {"stage": "label", "tokens": stores.digest(target), "count": model.count})

@@ -126,7 +126,7 @@ def words(asked: RegionConfig, geometry: Geometry) -> str:
 
 def bands_of(ome: zarr.Group, channel: int) -> Bands:
     """Ends, median and width of one channel, a file at a time."""
-    image = stores.get_array(ome, "0")
+    image = stores.whole_array(ome, "0")
     every = da.from_array(image, chunks=(1, *stores.files(image)[1:]), name=False)
     return {name: every[channel * len(STATISTICS) + index] for index, name in enumerate(STATISTICS)}
 
@@ -421,7 +421,7 @@ def draw(path: Path, ome: zarr.Group, channel: int, labels: zarr.Array[Any], vol
     level = 0
     while max(stores.get_array(ome, str(level)).shape[-2:]) > DRAWN_EDGE:
         level += 1
-    image = stores.get_array(ome, str(level))
+    image = stores.whole_array(ome, str(level))
     # the pyramid halves an axis or leaves it, and drops what is left over
     factors = [1 << round(np.log2(fine / coarse)) for fine, coarse in zip(labels.shape, image.shape[1:], strict=True)]
     where = tuple(min(place // factor, size - 1) for place, factor, size in zip(plane, factors, image.shape[1:], strict=False))

@@ -1,6 +1,7 @@
 """Work that several jobs share."""
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from behindthenoise.errors import ConfigError
@@ -14,6 +15,19 @@ class Share(NamedTuple):
 
 
 ALL = Share(0, 1)
+
+
+def forget_others(manifest: Path, share: Share) -> None:
+    """
+    Delete manifests of another number of shares beside one.
+
+    What they tell of a store that is now filled in other shares may become untrue, and Snakemake would believe them if their
+    number came back.
+    """
+    for path in manifest.parent.glob("*-of-*.json"):
+        found = re.fullmatch(r"\d+-of-(\d+)(\.run)?\.json", path.name)
+        if found and int(found[1]) != share.jobs:
+            path.unlink(missing_ok=True)
 
 
 def parse(text: str) -> Share:
