@@ -92,7 +92,9 @@ class Shards:
         return found
 
     def write(self, shard: Tile, results: Sequence[np.ndarray]) -> None:
-        """Write the values of one shard, then its record."""
+        """Write the values of one shard, then its record; records of what stood there before are gone."""
+        for record in self.folder.glob(f"{name_of(shard)}.*.json"):
+            record.unlink(missing_ok=True)
         digests = []
         for name, values in zip(volumes.RAW, results, strict=True):
             array = stores.get_array(self.group, name)
