@@ -2,7 +2,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from behindthenoise import provenance
 from behindthenoise.stages import STAGES, module_of
@@ -237,3 +239,27 @@ def test_a_glance_sees_every_byte_of_a_small_file(tmp_path, size):
     for place in {0, size // 3, size // 2, size - 1}:
         path.write_bytes(bytes(place) + b"x" + bytes(size - place - 1))
         assert provenance.glance([str(path)]) != before
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_other_names_of_the_channels_of_a_zarr_array_are_seen(tmp_path, version):
+    """They stand beside the array, in a coordinate of its own name."""
+    path = str(tmp_path / "scan.zarr")
+    maps = xr.DataArray(np.zeros((2, 4, 4)), dims=("element", "y", "x"), coords={"element": ["Fe", "Mg"]}, name="maps")
+    maps.to_zarr(path, zarr_format=version, consolidated=False)
+    before, of_all = provenance.glance_at_folder(path, "maps"), provenance.glance_at_folder(path, None)
+    assert provenance.glance_at_folder(f"{path}/", "maps/") == before
+    xr.Dataset(coords={"element": ["Mg", "Fe"]}).to_zarr(path, mode="a", zarr_format=version, consolidated=False)
+    assert provenance.glance_at_folder(path, "maps") != before
+    assert provenance.glance_at_folder(path, None) != of_all
+
+
+def test_of_a_zarr_store_what_stands_beside_an_array_does_not_count(tmp_path):
+    path = tmp_path / "scan.zarr"
+    for name in ("maps", "others"):
+        xr.DataArray(np.zeros((4, 4)), dims=("y", "x"), name=name).to_zarr(path, mode="a", consolidated=False)
+    before = provenance.glance_at_folder(str(path), "maps")
+    (path / "others/c/0/0").write_bytes(b"changed")
+    assert provenance.glance_at_folder(str(path), "maps") == before
+    (path / "maps/zarr.json").touch()
+    assert provenance.glance_at_folder(str(path), "maps") != before

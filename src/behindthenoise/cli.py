@@ -5,6 +5,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,10 @@ def _run_stage(verb: str, options: dict[str, str | Path | list[Path]]) -> None:
     """Import the verb's module, which may be heavy, and run it under the record of its time and memory."""
     spec = Spec.parse(str(options.pop("spec")), verb)
     module = importlib.import_module(f"behindthenoise.{module_of(verb)}")
-    record = importlib.import_module("behindthenoise.io.record")
-    with record.recorded(verb, options, STAGES[verb].makes):
+    record, io = (importlib.import_module(f"behindthenoise.io.{name}") for name in ("record", "exclusive"))
+    makes = STAGES[verb].makes
+    alone = io.exclusive(options[makes[0]]) if makes else nullcontext()
+    with alone, record.recorded(verb, options, makes):
         module.run(spec, **options)
 
 

@@ -77,6 +77,29 @@ def glance(paths: Sequence[str]) -> str:
     return f"{len(paths)} files, {size} bytes, {digest.hexdigest()[:16]}"
 
 
+def glance_at_folder(path: str, array: str | None) -> list[int]:
+    """
+    What tells a Zarr store from others: number, size and newest change (ns) of its files, whose contents may be terabytes.
+
+    Of one array in a store, its files and those of its coordinates, which are called like its axes and may name the channels.
+    """
+    inside = os.path.join(path, array or "")
+    folders = [inside, *(_coordinates(inside) if array else [])]
+    files = [os.path.join(place, name) for folder in folders for place, _, names in os.walk(folder) for name in names]
+    found = [os.stat(file) for file in files]
+    return [len(found), sum(file.st_size for file in found), max((file.st_mtime_ns for file in found), default=0)]
+
+
+def _coordinates(array: str) -> list[str]:
+    """Folders of the coordinates of an array of Zarr 3 or 2."""
+    axes: list[str | None] = []
+    for name, key in {"zarr.json": "dimension_names", ".zattrs": "_ARRAY_DIMENSIONS"}.items():
+        path = Path(array, name)
+        if path.exists():
+            axes += json.loads(path.read_text()).get(key) or []
+    return [os.path.join(os.path.dirname(os.path.normpath(array)), axis) for axis in axes if axis]
+
+
 def _closure(module: str) -> set[str]:
     """Names of the modules that a module is made of."""
     found: set[str] = set()

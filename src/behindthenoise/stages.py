@@ -192,7 +192,13 @@ STAGES: dict[str, Stage] = {
         ("volumes", "shifts", "descriptions", "regions", "records", "graphs"),
         makes=("content",),
     ),
-    "report": Stage("draw the figures and the page", (), ("content", "slices", "page"), module="report.report", makes=("page",)),
+    "report": Stage(
+        "draw the figures and the page",
+        (),
+        ("content", "slices", "page", "figures"),
+        module="report.report",
+        makes=("page", "figures"),
+    ),
     "sweep": Stage(
         "compare the networks of a sweep: a table and a figure of their validation against the swept settings",
         ("network", "training", "sweep"),

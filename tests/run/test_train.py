@@ -313,3 +313,28 @@ def test_a_graph_that_cannot_be_read_ends_in_one_line(data, tmp_path, capsys):
     options = [str(broken) if text == str(data / "graph.json") else text for text in arguments(data, tmp_path, configure())]
     assert main(options) == 2
     assert "btn train: error: graph has version 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [400, 30])
+def test_a_training_that_a_killed_snakemake_has_left_hands_over(package, data, tmp_path, steps):
+    """To one of the same settings its state; one of others begins anew, and what the former one had is not written over it."""
+    config = configure(steps=steps)
+    finished(start(package, data, tmp_path / "undisturbed", config))
+    folder = tmp_path / "left"
+    former = start(package, data, folder, configure(steps=400))
+    while not (folder / "checkpoint.safetensors").exists():
+        assert former.poll() is None
+        time.sleep(0.005)
+    former.send_signal(signal.SIGSTOP)  # until the other one has come
+    heir = start(package, data, folder, config)
+    while "asked to end" not in (line := heir.stdout.readline()):
+        assert line, "it says nothing of the former one"
+    assert f"process {former.pid} of an earlier run still makes {folder / 'train.json'}" in line
+    former.send_signal(signal.SIGCONT)
+    assert ("goes on from" if steps == 400 else "is of other work or unreadable") in finished(heir)
+    assert "stopped by SIGTERM" in former.communicate(timeout=60)[0]
+    weights = [(place / "weights.safetensors").read_bytes() for place in (folder, tmp_path / "undisturbed")]
+    assert weights[0] == weights[1]
+    assert history(folder) == history(tmp_path / "undisturbed")
+    assert names(folder) == names(tmp_path / "undisturbed")

@@ -37,20 +37,18 @@ class Workflow:
         self.project = project
         self.said = ""
 
+    def started(self) -> subprocess.Popen:
+        """Snakemake at work, leader of a group of processes of its own."""
+        options = {"cwd": self.folder, "env": self.environment, "start_new_session": True}
+        return subprocess.Popen(self.command("--rerun-incomplete"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+
     def killed(self, verb: str, whom: str, delay_s: float) -> None:
         """
         Start Snakemake; a while after a job of a verb has begun, send SIGKILL to that `job`, to `snakemake` alone, or to `both`.
 
         Snakemake has ended when this returns, by itself or not; jobs of a Snakemake that was killed alone run on.
         """
-        process = subprocess.Popen(
-            self.command("--rerun-incomplete"),
-            cwd=self.folder,
-            env=self.environment,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = self.started()
         end = time.monotonic() + 300
         while not (jobs := running_jobs(process.pid, verb)):
             assert process.poll() is None, f"no job of {verb} has run"

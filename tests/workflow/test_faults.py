@@ -8,7 +8,6 @@ import resource
 import shlex
 import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -166,14 +165,7 @@ def test_jobs_that_are_killed_at_any_moment_lose_nothing(emptied, undisturbed, c
 
 def kill_workflow(workflow, reached, delay_s):
     """SIGKILL for Snakemake and all its jobs a while after something has happened."""
-    process = subprocess.Popen(
-        workflow.command("--rerun-incomplete"),
-        cwd=workflow.folder,
-        env=workflow.environment,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = workflow.started()
     wait_until(reached, lambda: process.poll() is None)
     time.sleep(delay_s)
     os.killpg(process.pid, signal.SIGKILL)

@@ -230,12 +230,12 @@ CHANGES = {
     "a line of code, as of `core/clustering.py`": [lambda tree: edit_code(tree, "core/clustering.py", "STEPS = 4", "STEPS = 3")],
     "a line of code, as of `core/training.py`": [lambda tree: edit_code(tree, "core/training.py", "return 0.5 *", "return 0.4 *")],
     "one more value in `sweep`": [lambda tree: edit(tree, sweep={"network": {"depth": [4, 5]}, "repeats": 1})],
-    "a file deleted that a job made (inside a Zarr store: `btn verify`)": [
+    "a file deleted that a job made (inside a Zarr store, a figure: `btn verify`)": [
         lambda tree: (tree.results / "calibration/rules.npz").unlink()
     ],
 }
 # rows that name no rule by themselves
-NAMED = {"a file deleted that a job made (inside a Zarr store: `btn verify`)": {"survey"}}
+NAMED = {"a file deleted that a job made (inside a Zarr store, a figure: `btn verify`)": {"survey"}}
 CASES = [(row, number) for row, changes in CHANGES.items() for number in range(len(changes))]
 
 
@@ -390,6 +390,17 @@ def test_after_a_kill_one_command_finishes_the_work(tree, fresh_results, verb, w
     edit(tree, **EDITS[verb])
     tree.killed(verb, whom, delay_s)
     tree.finish("--rerun-incomplete")
+    expect_fresh(tree, fresh_results)
+
+
+def test_jobs_that_a_killed_snakemake_has_left_write_over_nothing(tree, fresh_results):
+    """They would train for longer than the whole of the next run takes."""
+    edit(tree, ensemble__seed=1, training__steps=100_000, training__patience=100_000)
+    tree.killed("train", "snakemake", 1.0)
+    edit(tree, ensemble__seed=0, training__steps=8, training__patience=GONE)
+    tree.finish("--rerun-incomplete")
+    said = [path.read_text() for path in tree.folder.glob("logs/tiny/train/*.log")]
+    assert any("of an earlier run still makes" in text for text in said)
     expect_fresh(tree, fresh_results)
 
 

@@ -20,7 +20,7 @@ import behindthenoise
 from behindthenoise import config as settings
 from behindthenoise import remote
 from behindthenoise.errors import BehindTheNoiseError, ConfigError
-from behindthenoise.provenance import glance
+from behindthenoise.provenance import glance, glance_at_folder
 from behindthenoise.run import ledger
 from behindthenoise.stages import specification
 
@@ -176,25 +176,8 @@ def source_state(sources):
             continue
         files = [] if MODULE else source.files()
         state.append(glance(list(filter(os.path.isfile, files))))
-        for path in filter(os.path.isdir, files):
-            inside = os.path.join(path, source.array or "")
-            folders = [inside, *(coordinates_of(inside) if source.array else [])]
-            walked = (found for folder in folders for found in os.walk(folder))
-            found = [os.stat(os.path.join(folder, name)) for folder, _, names in walked for name in names]
-            state.append(
-                [len(found), sum(file.st_size for file in found), max((file.st_mtime_ns for file in found), default=0)]
-            )
+        state += [glance_at_folder(path, source.array) for path in filter(os.path.isdir, files)]
     return json.dumps(state)
-
-
-def coordinates_of(array):
-    """Folders of the coordinates of an array in a Zarr store, as of the channels' names: they are called like its axes."""
-    axes = []
-    for name, key in {"zarr.json": "dimension_names", ".zattrs": "_ARRAY_DIMENSIONS"}.items():
-        path = os.path.join(array, name)
-        if os.path.exists(path):
-            axes += json.loads(Path(path).read_text()).get(key) or []
-    return [os.path.join(os.path.dirname(os.path.normpath(array)), axis) for axis in filter(None, axes)]
 
 
 def source_files(sources):

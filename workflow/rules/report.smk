@@ -43,6 +43,7 @@ rule report:
         slices=f"{R}/report/slices.npz",
     output:
         page=report(f"{R}/report/report.html", category="Page"),
+        figures=f"{R}/report/figures.json",
     log:
         f"{LOGS}/report.log",
     benchmark:
@@ -56,4 +57,4 @@ rule report:
         spec=spec("report"),
     shell:
         "python -m behindthenoise report --content {input.content:q} --slices {input.slices:q} --page {output.page:q}"
-        " --spec {params.spec:q} > {log:q} 2>&1"
+        " --figures {output.figures:q} --spec {params.spec:q} > {log:q} 2>&1"

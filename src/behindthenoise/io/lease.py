@@ -94,12 +94,12 @@ def _leased(names: tuple[str, ...], sharers: int, folder: Path, poll_s: float, r
 def _taken(names: tuple[str, ...], sharers: int, folder: Path) -> int | None:
     """Index of the first GPU that could be locked; None where none is free."""
     if sharers == 1:
-        return next((index for index, name in enumerate(names) if _lock(folder / f"{name}.lock") is not None), None)
+        return next((index for index, name in enumerate(names) if lock(folder / f"{name}.lock") is not None), None)
     for place, (index, name) in product(range(sharers), enumerate(names)):
-        held = _lock(folder / f"{name}.{place}.lock")
+        held = lock(folder / f"{name}.{place}.lock")
         if held is None:
             continue
-        if _lock(folder / f"{name}.lock", shared=True) is not None:
+        if lock(folder / f"{name}.lock", shared=True) is not None:
             return index
         os.close(held)
     return None
@@ -121,7 +121,7 @@ def _make_private(folder: Path) -> None:
     raise StoreError(f"{folder} {wrong}; locks on GPUs need a folder of this user alone: delete it, or set TMPDIR to another place")
 
 
-def _lock(path: Path, *, shared: bool = False) -> int | None:
+def lock(path: Path, *, shared: bool = False) -> int | None:
     """
     Descriptor of a file that is now locked for this process, or for those that share it; None where others hold it.
 

@@ -1,6 +1,5 @@
 """Verb `overlay`: regions of one volume drawn over its median."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from behindthenoise.io.npz import read_npz
+from behindthenoise.io.record import read_json
 from behindthenoise.report.style import DARK, ORANGE, STYLE, symbol, ticks
 from behindthenoise.stages import Spec
 
@@ -21,8 +22,8 @@ WIDTH, TALLEST, SHORTEST = 7.5, 9.0, 2.2  # inches
 
 def run(spec: Spec, *, regions: Path, view: Path, picture: Path) -> None:
     """Write the picture."""
-    facts = json.loads(regions.read_text())
-    with np.load(view) as arrays, rc_context(STYLE):
+    facts, arrays = read_json(regions), read_npz(view)
+    with rc_context(STYLE):
         overlay(facts, arrays["median"], arrays["regions"]).savefig(picture)
 
 

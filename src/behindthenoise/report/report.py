@@ -1,12 +1,11 @@
 """Verb `report`: collected content → figures and one page."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from behindthenoise.core.architecture import Architecture
+from behindthenoise.io.npz import read_npz
+from behindthenoise.io.record import file_digest, read_json, write_json
 from behindthenoise.report import page as pages
 from behindthenoise.report.content import Content, RegionList, Slice
 from behindthenoise.stages import Spec
@@ -14,17 +13,19 @@ from behindthenoise.stages import Spec
 ARRAYS = ("noisy", "lower", "median", "upper", "clean", "tokens", "role", "colours")
 
 
-def run(spec: Spec, *, content: Path, slices: Path, page: Path) -> None:
-    """Write the page and, beside it, its figures."""
-    data = json.loads(content.read_text())
-    with np.load(slices) as arrays:
-        field, *volumes = [read_slice(meta, arrays) for meta in data.pop("slices")]
-        lists = [
-            RegionList(**found, **{key: arrays[f"{found['volume']}/{found['name']}/{key}"] for key in ("median", "regions")})
-            for found in data.pop("regions")
-        ]
+def run(spec: Spec, *, content: Path, slices: Path, page: Path, figures: Path) -> None:
+    """Write the page and, beside it, its figures, of which the manifest has the digests."""
+    data, arrays = read_json(content), read_npz(slices)
+    field, *volumes = [read_slice(meta, arrays) for meta in data.pop("slices")]
+    lists = [
+        RegionList(**found, median=arrays[f"{name}/median"], regions=arrays[f"{name}/regions"])
+        for found in data.pop("regions")
+        for name in [f"{found['volume']}/{found['name']}"]
+    ]
     architecture = Architecture.from_data(data.pop("architecture"))
     pages.write(Content(**data, field=field, volumes=tuple(volumes), architecture=architecture, regions=tuple(lists)), page.parent)
+    drawn = sorted((page.parent / "figures").iterdir())
+    write_json(figures, {"stage": "report", "digests": {f"figures/{path.name}": file_digest(path) for path in drawn}})
 
 
 def read_slice(meta: dict[str, Any], arrays: Any) -> Slice:

@@ -16,6 +16,7 @@ from behindthenoise.core.split import ROLES, shown_image, units_of
 from behindthenoise.io import stores, tables
 from behindthenoise.io import volumes as volumes_io
 from behindthenoise.io.finished import EMBEDDING
+from behindthenoise.io.npz import read_npz, write_npz
 from behindthenoise.io.record import environment, read_json, run_record, write_json
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.evaluate import TABLES
@@ -59,8 +60,8 @@ def run(
     for path in regions:
         volume = path.parent.parent.name
         lists.append({"volume": volume, "facts": read_json(path), "rows": tables.read(path.with_suffix(".csv"))[:LISTED]})
-        with np.load(path.with_suffix(".npz")) as view:
-            arrays |= {f"{volume}/{path.stem}/{key}": view[key] for key in ("median", "regions")}
+        view = read_npz(path.with_suffix(".npz"))
+        arrays |= {f"{volume}/{path.stem}/{key}": view[key] for key in ("median", "regions")}
     write_json(
         content,
         {
@@ -82,7 +83,7 @@ def run(
             "config_text": yaml.safe_dump(spec.sections, sort_keys=False, allow_unicode=True),
         },
     )
-    np.savez(content.with_name("slices.npz"), **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for flags
+    write_npz(content.with_name("slices.npz"), arrays)
 
 
 def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

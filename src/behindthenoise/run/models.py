@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from behindthenoise.core.embedding import Projection
+from behindthenoise.io.npz import read_npz, write_npz
 
 
 @dataclass(frozen=True)
@@ -56,32 +57,25 @@ class Sample:
 
 def write_sample(path: Path, sample: Sample) -> None:
     """Write one member's sample."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **vars(sample))
+    write_npz(path, vars(sample))
 
 
 def read_samples(paths: Sequence[Path]) -> list[Sample]:
     """Every member's sample of the same voxels."""
-    found = []
-    for path in paths:
-        with np.load(path) as content:
-            found.append(Sample(**content))
-    return found
+    return [Sample(**read_npz(path)) for path in paths]
 
 
 def write_projection(path: Path, projection: Projection, explained: Float[np.ndarray, " component"]) -> None:
     """Write the affine map from latents to embedding, with the share of variance of each component."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, matrices=np.stack(projection.matrices), offset=projection.offset, explained=explained)
+    write_npz(path, {"matrices": np.stack(projection.matrices), "offset": projection.offset, "explained": explained})
 
 
 def read_explained(path: Path) -> Float[np.ndarray, " component"]:
     """Share of the latents' variance that each component holds."""
-    with np.load(path) as content:
-        return np.asarray(content["explained"])
+    return read_npz(path)["explained"]
 
 
 def read_projection(path: Path) -> Projection:
     """Read the affine map from latents to embedding."""
-    with np.load(path) as content:
-        return Projection(tuple(content["matrices"]), content["offset"])
+    content = read_npz(path)
+    return Projection(tuple(content["matrices"]), content["offset"])

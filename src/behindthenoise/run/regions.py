@@ -22,6 +22,7 @@ from behindthenoise.core.split import CALIBRATION, TEST
 from behindthenoise.errors import ConfigError
 from behindthenoise.io import stores, tables, volumes
 from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.npz import write_npz
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.tables import Value
 from behindthenoise.io.volumes import STATISTICS, Volume
@@ -427,7 +428,7 @@ def draw(path: Path, ome: zarr.Group, channel: int, labels: zarr.Array[Any], vol
     where = tuple(min(place // factor, size - 1) for place, factor, size in zip(plane, factors, image.shape[1:], strict=False))
     median = np.asarray(image[(channel * len(STATISTICS) + STATISTICS.index("median"), *where)])
     drawn = da.coarsen(first_region, regions[plane], dict(enumerate(factors[lead:])), trim_excess=True).compute()
-    np.savez(path, median=median, regions=np.asarray(drawn))
+    write_npz(path, {"median": median, "regions": np.asarray(drawn)})
     return {
         "axes": geometry.space[lead:],
         "spacing": [step * factor for step, factor in zip(geometry.spacing[lead:], factors[lead:], strict=True)],

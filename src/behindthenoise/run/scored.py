@@ -15,6 +15,7 @@ from behindthenoise.core.calibration.scores import Score, rearrange
 from behindthenoise.core.calibration.scores import scores as conformity
 from behindthenoise.core.calibration.thresholds import Counted
 from behindthenoise.core.calibration.units import Kind
+from behindthenoise.io.npz import read_npz, write_npz
 from behindthenoise.run.heldout import Piece
 
 
@@ -111,14 +112,12 @@ def write(path: Path, scored: Scored) -> None:
         arrays |= {f"scores/{cell.channel}/{cell.side}/{cell.group}/{name}": part for name, part in histogram.as_arrays().items()}
     for channel, histogram in enumerate(scored.noisy):
         arrays |= {f"noisy/{channel}/{name}": part for name, part in histogram.as_arrays().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for flags
+    write_npz(path, arrays)
 
 
 def read(path: Path) -> Scored:
     """Read what `write` has stored."""
-    with np.load(path) as content:
-        arrays = dict(content)
+    arrays = read_npz(path)
     meta = json.loads(str(arrays["meta"]))
     channels = range(len(meta["scores"]))
     cells = sorted({Cell(*map(int, name.split("/")[1:4])) for name in arrays if name.startswith("scores/")})

@@ -9,6 +9,7 @@ import numpy as np
 
 from behindthenoise.core.colours import FalseColours
 from behindthenoise.core.tokens import TokenModel, TokenTree
+from behindthenoise.io.npz import read_npz, write_npz
 
 FAMILIAR, COLOURS = "familiar_", "colours_"
 PLAIN = FalseColours(np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(0))  # an embedding whose components all are hidden
@@ -25,28 +26,25 @@ def write(path: Path, model: TokenModel, familiar: TokenModel | None = None, col
     colours
         How the embedding is shown.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     shown = {f"{COLOURS}{name}": values for name, values in vars(colours).items()}
-    content: dict[str, Any] = {**_arrays(model), **({} if familiar is None else _arrays(familiar, FAMILIAR)), **shown}
-    np.savez(path, **content)
+    write_npz(path, {**_arrays(model), **({} if familiar is None else _arrays(familiar, FAMILIAR)), **shown})
 
 
 def read(path: Path) -> TokenModel:
     """Read tokens."""
-    with np.load(path) as content:
-        return _model(content)
+    return _model(read_npz(path))
 
 
 def read_familiar(path: Path) -> TokenModel | None:
     """Read the tokens of training voxels alone; None where all tokens are that."""
-    with np.load(path) as content:
-        return _model(content, FAMILIAR) if f"{FAMILIAR}count" in content else None
+    content = read_npz(path)
+    return _model(content, FAMILIAR) if f"{FAMILIAR}count" in content else None
 
 
 def read_colours(path: Path) -> FalseColours:
     """Read how the embedding is shown."""
-    with np.load(path) as content:
-        return FalseColours(**{field.name: content[f"{COLOURS}{field.name}"] for field in fields(FalseColours)})
+    content = read_npz(path)
+    return FalseColours(**{field.name: content[f"{COLOURS}{field.name}"] for field in fields(FalseColours)})
 
 
 def _arrays(model: TokenModel, prefix: str = "") -> dict[str, Any]:

@@ -91,12 +91,15 @@ def files_of(results: Path) -> Iterator[Written]:
         yield from (Written(path.parent / name, "", digest, output) for name, digest in digests.items())
 
 
-def tables_of(results: Path) -> Iterator[Written]:
-    """Tables of the evaluation, of which there are too many for options."""
+def listed_of(results: Path) -> Iterator[Written]:
+    """Tables of the evaluation and figures of the report, of which there are too many for options."""
     manifest = results / "evaluation" / "evaluate.json"
     for name, digest in content_of(manifest).items():
         if name != "stage":
             yield Written(manifest.with_name(f"{name}.csv"), "", digest, manifest)
+    figures = results / "report" / "figures.json"
+    for name, digest in content_of(figures).get("digests", {}).items():
+        yield Written(figures.with_name(name), "", digest, figures)
 
 
 def arrays_of(results: Path) -> Iterator[Written]:
@@ -180,7 +183,7 @@ def verify(results: Path) -> tuple[int, list[Damage]]:
     """
     if not (results / "pairs.zarr").is_dir():
         raise StoreError(f"{results} has no results: no pairs.zarr; name a folder like results/blobs")
-    everything = [*files_of(results), *tables_of(results), *arrays_of(results)]
+    everything = [*files_of(results), *listed_of(results), *arrays_of(results)]
     damages = [damage for one in everything for damage in one.damages()]
     raw = [path.parent for path in sorted(results.glob("volumes/*/jobs"))]
     for volume in raw:
