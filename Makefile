@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 SCHEMA := workflow/schemas/config.schema.json
+# Threads that wait for each other leave the core to the tests beside them.
+PYTEST := OMP_WAIT_POLICY=passive .venv/bin/python -m pytest -n logical --maxprocesses 4
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -26,10 +28,10 @@ demo: .venv/.stamp-runtime ## run the workflow on the generated data set
 	@echo "The report is $(CURDIR)/results/blobs/report/report.html"
 
 test: check ## everything CI runs
-	.venv/bin/python -m pytest -m "not thorough"
+	$(PYTEST) --dist loadfile --no-loadscope-reorder -m "not thorough"
 
 thorough: .venv/.stamp-dev ## every change, kill and walk that workflows are tried on, to its end: an hour
-	.venv/bin/python -m pytest -m thorough
+	$(PYTEST) -m thorough
 
 check: .venv/.stamp-dev ## format, lint, types and import layers, without changing a file
 	.venv/bin/ruff format --check

@@ -306,7 +306,9 @@ def _image(
     """An image with its axes in units of length; every k-th pixel where it has more than the page can show."""
     rows, columns = values.shape[:2]
     steps = tuple(slice(None, None, -(-size // PIXEL_LIMIT)) for size in (rows, columns))
-    extent = (0.0, columns * plane.spacing[1], rows * plane.spacing[0], 0.0)
+    down, right = plane.spacing
+    # positions are those of the tables: the middle of the first voxel is at 0
+    extent = (-0.5 * right, (columns - 0.5) * right, (rows - 0.5) * down, -0.5 * down)
     drawn = axes.imshow(values[steps], cmap=cmap, norm=scale, extent=extent, interpolation="nearest")
     unit = symbol(plane.length_unit)
     axes.set_xlabel(f"{plane.axes[1]} ({unit})")

@@ -18,6 +18,7 @@ from behindthenoise.stages import Spec
 NUMBERED = 10  # regions with their number beside them
 MARGIN = 0.05  # of the picture, in which a number would run over its edge
 WIDTH, TALLEST, SHORTEST = 7.5, 9.0, 2.2  # inches
+BESIDE = 1.7  # inches of the width that the scales take
 
 
 def run(spec: Spec, *, regions: Path, view: Path, picture: Path) -> None:
@@ -56,7 +57,7 @@ def overlay(facts: dict[str, Any], median: Float32[np.ndarray, " row col"], regi
     """
     plane = facts["plane"]
     (rows, columns), (down, right) = median.shape, plane["spacing"]
-    height = min(max(WIDTH * rows * down / (columns * right), SHORTEST), TALLEST)
+    height = min(max((WIDTH - BESIDE) * rows * down / (columns * right), SHORTEST), TALLEST)
     figure = Figure(figsize=(WIDTH, height + 0.9), layout="constrained")
     axes = figure.subplots()
     # positions are those of the tables: the middle of the first voxel is at 0

@@ -123,3 +123,9 @@ def test_pooled_pixels_are_warned_of_and_units_that_were_flagged_are_kept():
     assert found[0] == "unit 3 is unlike the others"
     assert "promises nothing" in found[1]
     assert warnings(asked(), IMAGES, []) == []
+
+
+def test_where_tokens_have_thresholds_nothing_that_they_were_fitted_on_shows_calibration_fields():
+    beside = "Volumes that tokens were fitted on besides training data"
+    assert any(line.startswith(beside) for line in assumptions(asked(), replace(IMAGES, groups=3, grouped_by=("token",))))
+    assert not any(line.startswith(beside) for line in assumptions(asked(), replace(IMAGES, groups=3, grouped_by=("intensity",))))

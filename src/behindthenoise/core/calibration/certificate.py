@@ -95,6 +95,8 @@ def assumptions(config: CalibrationConfig, basis: Basis) -> list[str]:
         "The clean image is taken as the truth: the intervals cover what it shows, its own noise included.",
         "No calibration voxel was used to train, stop or choose a network, to fit tokens, or to fix constants.",
     ]
+    if "token" in basis.grouped_by:
+        found.append("Volumes that tokens were fitted on besides training data, if any, show none of the calibration fields.")
     if config.guarantee == "pac":
         what = "the misses of a field depend on each other" if basis.one_field else f"{kind}s differ"
         found.append(
