@@ -18,7 +18,7 @@ from behindthenoise.stages import Spec
 NUMBERED = 10  # regions with their number beside them
 MARGIN = 0.05  # of the picture, in which a number would run over its edge
 WIDTH, TALLEST, SHORTEST = 7.5, 9.0, 2.2  # inches
-BESIDE = 1.7  # inches of the width that the scales take
+BESIDE, ABOVE = 1.45, 1.1  # inches that the scales, and title and axis, take
 
 
 def run(spec: Spec, *, regions: Path, view: Path, picture: Path) -> None:
@@ -58,7 +58,7 @@ def overlay(facts: dict[str, Any], median: Float32[np.ndarray, " row col"], regi
     plane = facts["plane"]
     (rows, columns), (down, right) = median.shape, plane["spacing"]
     height = min(max((WIDTH - BESIDE) * rows * down / (columns * right), SHORTEST), TALLEST)
-    figure = Figure(figsize=(WIDTH, height + 0.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height + ABOVE), layout="constrained")
     axes = figure.subplots()
     # positions are those of the tables: the middle of the first voxel is at 0
     extent = (-0.5 * right, (columns - 0.5) * right, (rows - 0.5) * down, -0.5 * down)
@@ -69,7 +69,7 @@ def overlay(facts: dict[str, Any], median: Float32[np.ndarray, " row col"], regi
     figure.colorbar(drawn, ax=axes, label=f"{facts['asked']['channel']}, denoised ({plane['value_unit']})", pad=0.02, shrink=0.8)
     _outline(axes, regions, (down, right))
     _number(axes, regions, (down, right))
-    axes.set_title(heading(facts), loc="left")
+    figure.suptitle(heading(facts), x=0.01, horizontalalignment="left", fontsize=STYLE["axes.titlesize"])
     axes.set_xlabel(f"{plane['axes'][1]} ({symbol(plane['unit'])})")
     axes.set_ylabel(f"{plane['axes'][0]} ({symbol(plane['unit'])})")
     for axis in (axes.xaxis, axes.yaxis):
