@@ -68,7 +68,7 @@ def test_comments_docstrings_and_formatting_leave_every_fingerprint(package, edi
 
 
 def test_logic_changes_the_stages_that_import_it_and_no_others(package):
-    stages = changed(package, "core/tokens.py", replace("nearness.argmax(", "nearness.argmin("))
+    stages = changed(package, "core/tokens.py", replace("nearness.max(", "nearness.min("))
     assert {"tokenize", "label", "survey", "finish"} <= stages
     assert not stages & {"calibrate", "evaluate", "ingest", "fetch", "report"}
 
@@ -76,7 +76,7 @@ def test_logic_changes_the_stages_that_import_it_and_no_others(package):
 @pytest.mark.parametrize(
     ("name", "old", "new", "networks"),
     [
-        ("core/tokens.py", "nearness.argmax(", "nearness.argmin(", set()),
+        ("core/tokens.py", "nearness.max(", "nearness.min(", set()),
         ("core/clustering.py", "STEPS = 4", "STEPS = 5", set()),
         ("run/token_models.py", '"count": model.count', '"number": model.count', set()),
         ("core/projection.py", "DEAD = 1e-6", "DEAD = 1e-5", set()),

@@ -54,7 +54,8 @@ def test_a_voxel_has_the_finest_token_whose_centroid_is_nearest(seed, count, com
 def test_pieces_change_no_token(random, monkeypatch):
     model, embedding = TokenModel.of_centroids(random.normal(size=(9, 3))), random.normal(size=(3, 50, 60)).astype(np.float32)
     whole = nearest(model.tree, embedding)
-    monkeypatch.setattr(tokens, "PIECE", 7)
+    monkeypatch.setattr(tokens, "DISTANCES", 1)
+    monkeypatch.setattr(tokens, "SMALLEST", 7)
     for found, expected in zip(nearest(model.tree, embedding), whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 

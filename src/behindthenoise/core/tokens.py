@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
 UNASSIGNED = 0
-PIECE = 2048  # voxels compared at once with all centroids, so that their distances stay in the cache
+DISTANCES, SMALLEST = 98304, 1024  # computed at once, so that they stay in the cache; for at least so many voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,16 +83,19 @@ def nearest(
     tree: TokenTree, embedding: Float[np.ndarray, " component *space"]
 ) -> tuple[UInt8[np.ndarray, " *space"], Float32[np.ndarray, " *space"]]:
     """Number of the nearest finest token of every voxel, from 1, and the squared distance to it; 0 and NaN where masked (NaN)."""
-    points = embedding.reshape(len(embedding), -1)
+    points, count = embedding.reshape(len(embedding), -1), len(tree.centroids)
     finest, distances = np.empty(points.shape[1], np.uint8), np.empty(points.shape[1], np.float32)
-    constant = 0.5 * (tree.centroids**2).sum(axis=1)
-    for start in range(0, points.shape[1], PIECE):
-        piece = np.ascontiguousarray(points[:, start : start + PIECE].T, dtype=np.float32)
-        nearness = piece @ tree.centroids.T - constant
-        best = nearness.argmax(axis=1)
-        finest[start : start + PIECE] = best + 1
-        distances[start : start + PIECE] = ((piece - tree.centroids[best]) ** 2).sum(axis=1)
-    finest[np.isnan(distances)] = UNASSIGNED
+    # |x - c|² = |x|² - 2 (x·c - |c|²/2): the bracket is a product of matrices, and largest for the nearest
+    planes = np.hstack([tree.centroids, -0.5 * (tree.centroids**2).sum(axis=1, keepdims=True)])
+    ranks = np.arange(count, 0, -1, dtype=np.uint8)[:, None]  # the first is highest, and wins where two are as near
+    size = max(SMALLEST, DISTANCES // count)
+    for start in range(0, points.shape[1], size):
+        piece = points[:, start : start + size].astype(np.float32)
+        nearness = planes @ np.vstack([piece, np.ones_like(piece[:1])])
+        rank = ((nearness == nearness.max(axis=0)) * ranks).max(axis=0)  # 0 where masked, as NaN is equal to nothing
+        finest[start : start + size] = np.where(rank, count - rank + 1, UNASSIGNED)
+        offsets = piece - tree.centroids.T[:, count - np.maximum(rank, 1)]
+        distances[start : start + size] = (offsets**2).sum(axis=0)
     return finest.reshape(embedding.shape[1:]), distances.reshape(embedding.shape[1:])
 
 
