@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import yaml
@@ -122,6 +123,17 @@ def test_a_stage_does_its_work_and_records_it(tmp_path, capsys):
     assert graphs[0] == graphs[1] != graphs[2]
     assert (json.loads(graphs[0])["ndim"], json.loads(graphs[0])["in_channels"]) == (2, 2)
     assert "wire: done in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "threads"), [("3", 3), ("2,1", 2), ("", None), ("all", None), ("0", None)])
+def test_dask_takes_as_many_threads_as_a_job_has(monkeypatch, given, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    found = []
+    monkeypatch.setattr("behindthenoise.run.plan.run", lambda *_, **__: found.append(dask.config.get("num_workers", None)))
+    places = ["--volume", "input.zarr", "--store", "quantiles.zarr", "--graphs", "graph.json"]
+    assert main(["plan", *places, "--spec", specification(parse(GOOD), "plan")]) == 0
+    assert found == [threads]
+    assert dask.config.get("num_workers", None) is None
 
 
 @pytest.fixture

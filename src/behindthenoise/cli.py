@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -110,8 +111,18 @@ def _run_stage(verb: str, options: dict[str, str | Path | list[Path]]) -> None:
     record, io = (importlib.import_module(f"behindthenoise.io.{name}") for name in ("record", "exclusive"))
     makes = STAGES[verb].makes
     alone = io.exclusive(options[makes[0]]) if makes else nullcontext()
-    with alone, record.recorded(verb, options, makes):
+    with importlib.import_module("dask").config.set(_threads()), alone, record.recorded(verb, options, makes):
         module.run(spec, **options)
+
+
+def _threads() -> dict[str, int]:
+    """
+    How many threads dask may use, by the variable in which Snakemake and schedulers say how many a job has.
+
+    Without it, dask takes every one of the machine, and memory for each.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return {"num_workers": int(given)} if given.isdecimal() and int(given) else {}
 
 
 def _run_alone(verb: str, options: dict[str, Any]) -> None:

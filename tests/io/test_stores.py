@@ -1,11 +1,15 @@
+import threading
 from itertools import product
 
+import dask
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from behindthenoise.errors import StoreError
 from behindthenoise.io import stores
@@ -211,3 +215,23 @@ def test_the_digest_of_metadata_sees_attributes_and_no_values(tmp_path):
     assert stores.metadata_digest(tmp_path / "a.zarr") == before
     group.attrs["spacing"] = 2
     assert stores.metadata_digest(tmp_path / "a.zarr") != before
+
+
+def test_files_are_written_by_as_many_threads_as_are_given_and_each_has_one_for_its_products(tmp_path):
+    """A file's piece waits for a second one, so that both threads are at work; a third would be seen."""
+    group = stores.create_group(tmp_path / "a.zarr", {})
+    target = stores.create_array(group, "a", (8, 4), dtype="f4", chunks=stores.Cut((1, 4), (1, 4)), dims=("y", "x"))
+    together, threads, products = threading.Barrier(2, timeout=30), set(), set()
+
+    def work(piece):
+        together.wait()
+        threads.add(threading.get_ident())
+        products.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return piece + 1
+
+    source = da.zeros((8, 4), chunks=(1, 4), dtype="f4").map_blocks(work, meta=np.zeros((0, 0), "f4"))
+    with dask.config.set(num_workers=2):
+        stores.fill([source], [target])
+    assert len(threads) == 2
+    assert products == {1}
+    np.testing.assert_array_equal(target[...], 1)

@@ -62,6 +62,8 @@ if IMPORTED.resolve() != SOURCE.resolve():
         f"behindthenoise comes from {IMPORTED}, but {SOURCE} is to run; in one workflow all modules must be of one clone on disk"
     )
 
+# of rules that pass over whole stores, file by file; the memory of a file for each
+PASS_THREADS = 4
 RESOURCES = yaml.safe_load((PROJECT / "workflow" / "resources.yaml").read_text())
 R = f"results/{CONFIG.dataset}"
 LOGS = f"logs/{CONFIG.dataset}"

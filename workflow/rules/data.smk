@@ -13,7 +13,7 @@ rule ingest:
         f"{BENCHMARKS}/ingest.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
-    threads: 1
+    threads: PASS_THREADS
     resources:
         **needs("ingest"),
     params:

@@ -106,7 +106,7 @@ rule average:
         f"{BENCHMARKS}/average.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
-    threads: 1
+    threads: PASS_THREADS
     resources:
         **needs("average"),
     params:

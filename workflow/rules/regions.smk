@@ -21,7 +21,7 @@ rule regions:
         f"{BENCHMARKS}/regions/{{volume}}/{{target}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
-    threads: 1
+    threads: PASS_THREADS
     resources:
         **needs("regions"),
     params:

@@ -17,7 +17,7 @@ rule fetch:
     priority: 1
     conda:
         "../../envs/behindthenoise.yaml"
-    threads: 1
+    threads: PASS_THREADS
     resources:
         **needs("fetch"),
     params:
@@ -107,7 +107,7 @@ rule finish:
         f"{BENCHMARKS}/finish/{{volume}}.tsv"
     conda:
         "../../envs/behindthenoise.yaml"
-    threads: 1
+    threads: PASS_THREADS
     resources:
         **needs("finish"),
     params:

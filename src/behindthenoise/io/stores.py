@@ -14,6 +14,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+from threadpoolctl import threadpool_limits
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from behindthenoise.errors import StoreError
@@ -244,5 +245,6 @@ def write_dataset(path: Path, dataset: xr.Dataset, space: Sequence[str]) -> dict
 def fill(sources: Sequence[da.Array], targets: Sequence[zarr.Array[Any]]) -> None:
     """Write dask arrays into stored ones, a file at a time by several threads: no two threads share a file."""
     aligned = [source.rechunk(files(target)) for source, target in zip(sources, targets, strict=True)]
-    # dask's types know arrays in memory only as targets
-    da.store(aligned, list(targets), lock=False, scheduler="threads")  # type: ignore[arg-type]
+    with threadpool_limits(1, user_api="blas"):  # a matrix product in each of dask's threads is parallel enough
+        # dask's types know arrays in memory only as targets
+        da.store(aligned, list(targets), lock=False, scheduler="threads")  # type: ignore[arg-type]
