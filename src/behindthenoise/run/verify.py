@@ -99,7 +99,7 @@ def listed_of(results: Path) -> Iterator[Written]:
             yield Written(manifest.with_name(f"{name}.csv"), "", digest, manifest)
     figures = results / "report" / "figures.json"
     for name, digest in content_of(figures).get("digests", {}).items():
-        yield Written(figures.with_name(name), "", digest, figures)
+        yield Written(figures.parent / name, "", digest, figures)
 
 
 def arrays_of(results: Path) -> Iterator[Written]:
