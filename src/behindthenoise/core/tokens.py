@@ -95,7 +95,7 @@ def nearest(
         rank = ((nearness == nearness.max(axis=0)) * ranks).max(axis=0)  # 0 where masked, as NaN is equal to nothing
         finest[start : start + size] = np.where(rank, count - rank + 1, UNASSIGNED)
         offsets = piece - tree.centroids.T[:, count - np.maximum(rank, 1)]
-        distances[start : start + size] = (offsets**2).sum(axis=0)
+        distances[start : start + size] = np.where(rank, (offsets**2).sum(axis=0), np.nan)
     return finest.reshape(embedding.shape[1:]), distances.reshape(embedding.shape[1:])
 
 

@@ -121,21 +121,25 @@ def _make_private(folder: Path) -> None:
     raise StoreError(f"{folder} {wrong}; locks on GPUs need a folder of this user alone: delete it, or set TMPDIR to another place")
 
 
-def lock(path: Path, *, shared: bool = False) -> int | None:
+def lock(path: Path, *, shared: bool = False, mode: int = 0o600) -> int | None:
     """
     Descriptor of a file that is now locked for this process, or for those that share it; None where others hold it.
 
     The descriptor is left open: the kernel closes it, and so frees the lock, in whatever way the process ends. Programs that it
     starts do not keep the lock alive, because descriptors of Python are not inheritable (PEP 446).
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError:
+        os.close(descriptor)
+        raise
     if not shared:
-        # for people to read; the number of an ended process stays until the next one takes its place
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        # for people to read, and not worth an error; the number of an ended process stays until the next one takes its place
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 from zlib import error as ZlibError
 
 import numpy as np
 
 from behindthenoise.errors import StoreError
+
+# what zipfile, zlib and numpy's reader of headers raise for bytes that are not what was written
+DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, SyntaxError, TokenError, BadZipFile, ZlibError)
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -27,7 +31,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         If there is no such file, or it is cut off or damaged.
     """
     try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()  # numpy compares no check sum where it stops before the end
+        if damaged is not None:
+            raise BadZipFile(f"array {damaged!r} is damaged")
         with np.load(path) as content:
             return dict(content)
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile, ZlibError) as problem:
+    except DAMAGE as problem:
         raise StoreError(f"{path} cannot be read ({problem}); delete it and run the workflow again") from problem
