@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from behindthenoise.errors import StoreError
-from behindthenoise.io.lease import ALLOCATIONS, VISIBLE, device_index
+from behindthenoise.io.lease import ALLOCATIONS, VISIBLE, device_index, gpus_here
 
 # Says which GPU it has, and ends when its input does.
 JOB = """
@@ -233,3 +233,12 @@ def test_a_folder_that_others_may_enter_is_refused(tmp_path):
 def test_a_place_that_cannot_hold_locks_is_named(tmp_path):
     with pytest.raises(StoreError, match=r"locks cannot hold locks on GPUs \(.*No such file.*\); set TMPDIR"):
         device_index(4, {}, folder=tmp_path / "absent" / "locks")
+
+
+@pytest.mark.parametrize(("visible", "count"), [(None, 3), ("1", 1), ("0,2", 2), ("", 0), (" 0, 1,2 ,3", 3), ("GPU-8f2c", 1)])
+def test_gpus_are_counted_without_loading_what_uses_them(tmp_path, visible, count):
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    environment = {} if visible is None else {VISIBLE: visible}
+    assert gpus_here(environment, devices=str(tmp_path / "nvidia[0-9]*")) == count
+    assert gpus_here(environment, devices=str(tmp_path / "none*")) == 0

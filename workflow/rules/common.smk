@@ -20,6 +20,7 @@ import behindthenoise
 from behindthenoise import config as settings
 from behindthenoise import remote
 from behindthenoise.errors import BehindTheNoiseError, ConfigError
+from behindthenoise.io.lease import gpus_here
 from behindthenoise.provenance import glance, glance_at_folder
 from behindthenoise.run import ledger
 from behindthenoise.stages import specification
@@ -64,6 +65,12 @@ if IMPORTED.resolve() != SOURCE.resolve():
 
 # of rules that pass over whole stores, file by file; the memory of a file for each
 PASS_THREADS = 4
+# Jobs with networks ask for a GPU each: as many at once as there are here, unless somebody has said how many.
+if workflow.is_main_process and workflow.local_exec and not MODULE and "gpu" not in workflow.global_resources:
+    GPUS = gpus_here(os.environ)
+    if GPUS:
+        workflow.register_resource("gpu", GPUS * CONFIG.training.members_per_gpu)
+
 RESOURCES = yaml.safe_load((PROJECT / "workflow" / "resources.yaml").read_text())
 R = f"results/{CONFIG.dataset}"
 LOGS = f"logs/{CONFIG.dataset}"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from glob import glob
 from itertools import product
 from pathlib import Path
 
@@ -16,8 +17,29 @@ from behindthenoise.errors import StoreError
 from behindthenoise.io.record import log
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+DEVICES = "/dev/nvidia[0-9]*"
 # A scheduler may number the GPUs of each of its jobs from 0, so that a number means something only within one of them.
 ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+
+
+def gpus_here(environment: Mapping[str, str], *, devices: str = DEVICES) -> int:
+    """
+    GPUs that processes of this environment may use on this machine, found without loading what would use them; on Linux alone.
+
+    Parameters
+    ----------
+    environment
+        CUDA_VISIBLE_DEVICES in it names those of all that may be used.
+    devices
+        Pattern of the files that stand for GPUs.
+    """
+    found = len(glob(devices))
+    return min(found, len(_named(environment[VISIBLE]))) if VISIBLE in environment else found
+
+
+def _named(visible: str) -> list[str]:
+    """Names of GPUs in CUDA_VISIBLE_DEVICES, in letters that files may have."""
+    return [name for name in re.sub(r"[^\w.,-]", "_", visible.replace(" ", "")).split(",") if name]
 
 
 def device_index(  # the last three are for tests
@@ -60,7 +82,7 @@ def device_index(  # the last three are for tests
     if count == 0:
         return None
     if VISIBLE in environment:
-        names = [name for name in re.sub(r"[^\w.,-]", "_", environment[VISIBLE].replace(" ", "")).split(",") if name][:count]
+        names = _named(environment[VISIBLE])[:count]
         if len(names) < 2:
             return 0
     else:
