@@ -36,8 +36,8 @@ def test_no_flipped_bit_is_read_as_other_values(tmp_path):
     write_npz(path, {"values": values})
     content = path.read_bytes()
     refused = 0
-    for place in [*range(300), *range(len(content) - 140, len(content))]:
-        for bit in (0, 3, 6):
+    for place in [*range(200), *range(len(content) - 140, len(content))]:
+        for bit in range(8):
             changed = bytearray(content)
             changed[place] ^= 1 << bit
             path.write_bytes(changed)
@@ -48,4 +48,4 @@ def test_no_flipped_bit_is_read_as_other_values(tmp_path):
                 continue
             assert len(found) == 1
             np.testing.assert_array_equal(*found.values(), values)
-    assert refused > 600
+    assert refused > 2000
