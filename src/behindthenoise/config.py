@@ -380,8 +380,8 @@ class TrainingConfig(Section):
     steps: Int = Field(default=2000, ge=1, description="Optimiser steps at most.")
     batch: Int = Field(default=2, ge=1, description="Patches in a step.")
     patch: Int = Field(default=64, ge=4, description="Edge of a training patch in voxels; shorter axes are used whole.")
-    learning_rate: Real = Field(default=0.02, gt=0, description="Peak of the schedule: a short rise, then half a cosine.")
-    weight_decay: Real = Field(default=0.0001, ge=0, description="Decoupled weight decay (AdamW).")
+    learning_rate: Real = Field(default=0.01, gt=0, description="Peak of the schedule: a short rise, then half a cosine.")
+    weight_decay: Real = Field(default=0.0001, ge=0, description="Decoupled weight decay.")
     normalisation: Literal["none", "weight", "batch"] = Field(
         default="none",
         description=(
@@ -669,7 +669,7 @@ class SweepConfig(Section):
         default_factory=dict, description="Values to try for keys of `network`, e.g. {depth: [5, 10, 20]}."
     )
     training: Annotated[dict[str, Values], WithJsonSchema(_lists_schema(TrainingConfig))] = Field(
-        default_factory=dict, description="Values to try for keys of `training`, e.g. {learning_rate: [0.002, 0.004]}."
+        default_factory=dict, description="Values to try for keys of `training`, e.g. {learning_rate: [0.005, 0.01, 0.02]}."
     )
     repeats: Int = Field(
         default=3,

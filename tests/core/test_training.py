@@ -486,17 +486,6 @@ def test_the_examples_of_the_next_step_are_announced_and_drawn_evenly():
     assert chisquare(counts).pvalue > 1e-4
 
 
-def test_restored_moments_lie_in_memory_as_their_weights_do(ndim):
-    config = TrainingConfig(batch=2, steps=4)
-    patches = examples(4, 0, ndim, edge=8)
-    first, again = (Training(small_network(ndim), patches, patches, config, seed=(3,)) for _ in range(2))
-    first.advance()
-    tensors, facts = by_value(first.state())
-    again.restore({name: tensor.contiguous() for name, tensor in tensors.items()}, facts)
-    for parameter, moments in again._optimiser.state.items():
-        assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == parameter.stride()
-
-
 def test_a_training_that_runs_away_late_keeps_its_best_state(monkeypatch):
     training = begun(TrainingConfig(batch=3, steps=20))
     while len(training.history) < 5:

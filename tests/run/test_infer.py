@@ -434,11 +434,11 @@ def test_progress_does_not_count_shards_of_other_networks(networks_and_volume, c
 
 
 def test_half_written_files_of_a_killed_job_are_removed(networks_and_volume):
-    """Zarr writes `NAME.<random>.partial` and renames it; after SIGKILL nobody does."""
+    """tensorstore writes `NAME_<random>.__lock` and renames it; after SIGKILL nobody does."""
     model, volume = networks_and_volume
     model.infer(volume)
     victim = next(iter(volume.files))
-    stray = victim.with_name(f"{victim.name}.0123456789abcdef.partial")
+    stray = victim.with_name(f"{victim.name}_b780691920b5b26d.__lock")
     victim.rename(stray)
     model.infer(volume)
     assert victim.exists()

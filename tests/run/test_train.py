@@ -140,14 +140,14 @@ def test_a_signal_at_any_step_saves_and_the_next_run_goes_on_from_there(data, tm
 
 
 def test_a_checkpoint_of_another_training_is_not_used(data, tmp_path, monkeypatch, capsys):
-    expected = trained(data, tmp_path / "undisturbed", configure(learning_rate=0.01))
+    expected = trained(data, tmp_path / "undisturbed", configure(learning_rate=0.03))
     folder = tmp_path / "stopped"
     folder.mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(train, "tell", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         assert main(arguments(data, folder, configure())) == 2
     capsys.readouterr()
-    assert trained(data, folder, configure(learning_rate=0.01)) == expected
+    assert trained(data, folder, configure(learning_rate=0.03)) == expected
     told = capsys.readouterr().err
     assert "goes on from" not in told
     assert "is of other work or unreadable; starts anew" in told

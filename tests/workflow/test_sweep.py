@@ -86,7 +86,7 @@ def test_a_sweep_beyond_the_gap_of_the_split_ends_before_any_job(fresh):
 
 
 def test_a_sweep_may_be_asked_for_on_the_command_line(fresh):
-    values = "sweep={network: {depth: [3, 4]}, training: {learning_rate: [1e-3, 2e-2]}, mode: one}"
+    values = "sweep={network: {depth: [3, 4]}, training: {learning_rate: [1e-3, 1e-2]}, mode: one}"
     text = fresh.finish("--dry-run", "sweep", "--config", values)
     # all as configured, three values that differ from it
     assert text.count("\nrule sweep_train:") == 3 * 3

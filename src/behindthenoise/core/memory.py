@@ -15,6 +15,7 @@ ROLES_AND_UNITS = 1 + 1 + 4  # bytes of mask, role and unit of a voxel
 # interpreter, torch and zarr with nothing loaded: 320 MB measured; the rest is for the networks and the allocator
 BASELINE_BYTES = 600_000_000
 REORDERED = 2 * 16  # oneDNN copies what goes in and out, in blocks of 16 channels
+OPTIMISER = 4 * 6  # numbers for each parameter: six stacks of matrices, padded to four times what they hold at most
 STEP = 16  # cores are multiples of this, so that stores have chunks of a sensible size
 LARGEST_CORE = {2: 256, 3: 64}  # features of larger tiles leave a processor's caches: per voxel, 1024² takes twice the time of 256²
 LARGEST_SHARD = {2: 1024, 3: 128}  # files of 100 MB or less
@@ -76,8 +77,8 @@ def resident_bytes(shape: Sequence[int], fields: tuple[int, int, int], windows: 
 
 
 def step_bytes(architecture: Architecture, batch: int, window: Sequence[int]) -> int:
-    """Upper bound of what one step of a training needs besides: features, their gradients, and what convolutions copy."""
-    return 3 * bytes_per_voxel(architecture) * batch * int(np.prod(window))
+    """Upper bound of what one training step needs besides: features, their gradients, what convolutions copy, the optimiser."""
+    return 3 * bytes_per_voxel(architecture) * batch * int(np.prod(window)) + OPTIMISER * FLOAT * architecture.parameters
 
 
 def projected_bytes(shape: Sequence[int], core: Sequence[int], halo: int, voxel_bytes: int) -> int:

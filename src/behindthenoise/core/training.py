@@ -13,6 +13,7 @@ from torch import Tensor
 
 from behindthenoise.config import TrainingConfig
 from behindthenoise.core.network import Network
+from behindthenoise.core.optimiser import Optimiser
 from behindthenoise.core.patches import Batch, Examples
 from behindthenoise.errors import TrainingError
 
@@ -123,8 +124,7 @@ class Training:
         first = learn.batch(random.integers(len(learn), size=4 * config.batch))
         network.train().initialise(first.noisy, torch.Generator().manual_seed(int(random.integers(2**63))))
         self._best = _copied(network)
-        on_gpu = first.noisy.is_cuda
-        self._optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=on_gpu)
+        self._optimiser = Optimiser(list(network.parameters()), config.weight_decay)
         self._before_s, self._started = 0.0, time.monotonic()
 
     @property
@@ -147,17 +147,15 @@ class Training:
             If the first validation loss is not a number; where a later one is not, training ends with its best state.
         """
         rate = self.config.learning_rate * rate_factor(self.step, self.config.steps)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
         chosen, random = self._drawn(self.step)
         batch = augmented(self.learn.batch(chosen), random, flips=self.config.flips, exchangeable=self.exchangeable)
         self.learn.prepare(self._drawn(self.step + 1)[0])
         quantiles, _ = self.network(batch.noisy)
         loss = pinball(quantiles, batch.clean, batch.weight, self.config.quantiles)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self._optimiser.step()
+        self._optimiser.step(rate)
         self._losses.append(loss.detach())
         self.step += 1
         interval = -(-self.config.steps // VALIDATIONS)
@@ -177,8 +175,7 @@ class Training:
         """All that the next step depends on: tensors, and plain data."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self._best.items()}
-        for index, moments in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
+        tensors |= {f"optimiser.{name}": value for name, value in self._optimiser.state().items()}
         facts = {
             "step": self.step,
             "waited": self.waited,
@@ -191,18 +188,10 @@ class Training:
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take up where `state` was taken."""
-        parameters = list(self.network.parameters())
-        device = parameters[0].device
+        device = next(self.network.parameters()).device
         self.network.load_state_dict(_under("network.", tensors))
         self._best = {name: value.to(device) for name, value in _under("best.", tensors).items()}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under("optimiser.", tensors).items():
-            index, key = name.split(".")
-            # fused optimisers want moments that lie in memory as their parameters do
-            like = value.clone() if key == "step" else torch.empty_like(parameters[int(index)]).copy_(value)
-            moments.setdefault(int(index), {})[key] = like
-        groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self._optimiser.restore(_under("optimiser.", tensors))
         self.step, self.waited, self.best_loss = facts["step"], facts["waited"], facts["best_loss"]
         self._losses = [torch.tensor(loss) for loss in facts["losses"]]
         self.history = [Progress(**row) for row in facts["history"]]

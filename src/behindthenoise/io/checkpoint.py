@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-VERSION = "1"
+VERSION = "2"
 
 
 def write_checkpoint(path: Path, key: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
