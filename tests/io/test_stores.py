@@ -235,3 +235,68 @@ def test_files_are_written_by_as_many_threads_as_are_given_and_each_has_one_for_
     assert len(threads) == 2
     assert products == {1}
     np.testing.assert_array_equal(target[...], 1)
+
+
+@pytest.mark.parametrize("space", [2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int32", "bool"])
+def test_the_writer_writes_what_zarr_reads_in_every_type(tmp_path, space, dtype):
+    shape, cut = (2, *[10, 7, 9][:space]), stores.Cut((2, *[3] * space), (2, *[6] * space))
+    array = stores.create_array(
+        stores.create_group(tmp_path / "s", {}), "a", shape, dtype=dtype, chunks=cut, dims="cyxz"[: space + 1]
+    )
+    values = np.random.default_rng(3).normal(scale=50, size=shape).astype(dtype)
+    values[:, :3, :3] = array.fill_value
+    for region in stores.blocks(array):
+        digest = stores.write_file(array, region, values[region])
+        assert digest == stores.digest(array, region)
+    np.testing.assert_array_equal(array[...], values)
+    written = {path.name for path in stores.folder_of(array).rglob("*") if path.is_file()}
+    assert written == {"zarr.json", "0", "1"}
+
+
+def test_the_writer_uses_as_many_threads_as_dask(tmp_path):
+    array = stores.create_array(stores.create_group(tmp_path / "s", {}), "a", (4, 4), dtype="bool", chunks=(2, 2), dims="yx")
+    with dask.config.set(num_workers=3):
+        found = stores.Writer.of(array).stored.spec(retain_context=True).to_json()["context"]
+    assert {found[name]["limit"] for name in ("data_copy_concurrency", "file_io_concurrency")} == {3}
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    array = stores.create_array(stores.create_group(tmp_path / "s", {}), "a", (4, 4), dtype="int32", chunks=(2, 2), dims="yx")
+    (tmp_path / "s" / "a" / "c").write_text("a file where a folder must be")
+    with pytest.raises(OSError, match=f"{tmp_path}/s/a cannot be written"):
+        stores.Writer.of(array)[:2, :2] = np.ones((2, 2), np.int32)
+    (tmp_path / "s" / "a" / "zarr.json").unlink()
+    with pytest.raises(OSError, match=f"{tmp_path}/s/a cannot be written"):
+        stores.Writer.of(array)
+
+
+def test_a_backslash_in_a_path_is_refused(tmp_path):
+    array = stores.create_array(stores.create_group(tmp_path / "a\\b", {}), "a", (4, 4), dtype="int32", chunks=(2, 2), dims="yx")
+    with pytest.raises(OSError, match="rename the folder"):
+        stores.Writer.of(array)
+
+
+@pytest.mark.parametrize("name", ["a b", "50%", "#1?", "é:|$'", "sub/../c"])
+def test_stores_lie_in_folders_of_any_name(tmp_path, name):
+    (tmp_path / "sub").mkdir()
+    array = stores.create_array(stores.create_group(tmp_path / name, {}), "a", (4, 4), dtype="int32", chunks=(2, 2), dims="yx")
+    stores.fill([da.ones((4, 4), dtype=np.int32)], [array])
+    assert (array[...] == 1).all()
+
+
+@pytest.mark.parametrize("values", [np.ones((2, 2)), np.ones((1, 2), np.int32), np.ones(2, np.int32)])
+def test_values_of_another_type_or_shape_are_refused(tmp_path, values):
+    array = stores.create_array(stores.create_group(tmp_path / "s", {}), "a", (4, 4), dtype="int32", chunks=(2, 2), dims="yx")
+    with pytest.raises(ValueError, match=r"is no int32 \(2, 2\)"):
+        stores.Writer.of(array)[:2, :2] = values
+
+
+def test_what_a_killed_writer_has_left_is_removed_and_other_files_stay(tmp_path):
+    array = stores.create_array(stores.create_group(tmp_path / "s", {}), "a", (40, 2), dtype="int32", chunks=(2, 2), dims="yx")
+    folder = stores.folder_of(array) / "c" / "1"
+    folder.mkdir(parents=True)
+    for name in ("0_0123456789abcdef.__lock", "10_0123456789abcdef.__lock"):
+        (folder / name).write_bytes(b"half")
+    stores.write_file(array, (slice(2, 4), slice(0, 2)), np.ones((2, 2), np.int32))
+    assert {path.name for path in folder.iterdir()} == {"0", "10_0123456789abcdef.__lock"}

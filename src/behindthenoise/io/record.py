@@ -17,7 +17,7 @@ from typing import Any
 from behindthenoise import __version__
 from behindthenoise.errors import StoreError
 
-PACKAGES = ("torch", "numpy", "zarr", "dask", "qlty", "scikit-learn", "xarray", "snakemake")
+PACKAGES = ("torch", "numpy", "zarr", "tensorstore", "dask", "qlty", "scikit-learn", "xarray", "snakemake")
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 2) -> None:

@@ -5,13 +5,19 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import dask
 import dask.array as da
+import dask.system
 import numpy as np
+import tensorstore
 import xarray as xr
 import zarr
 from threadpoolctl import threadpool_limits
@@ -21,6 +27,9 @@ from behindthenoise.errors import StoreError
 
 CHUNK = {2: 256, 3: 64}  # edge of a chunk by number of spatial dimensions
 SHARD = {2: 1024, 3: 128}  # edge of what one file of a finished volume holds
+UNFINISHED = {".partial", ".__lock"}  # of files that Zarr and tensorstore are writing, or that a killed writer has left
+# no two writers share a file, so none is locked: not every file system of a cluster can
+FILES = {"file_io_sync": False, "file_io_locking": {"mode": "none"}}
 COMPRESSORS = (BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec())
 
 
@@ -168,8 +177,7 @@ def write_file(array: zarr.Array[Any], region: tuple[slice, ...], values: np.nda
     """
     Write what one file holds; returns its digest.
 
-    A damaged file would not let itself be overwritten, so it is deleted first, with what a killed writer has left of it. Until all
-    is written the file does not exist, or has another name.
+    Until all is written the file does not exist, or has another name.
 
     Raises
     ------
@@ -184,10 +192,74 @@ def write_file(array: zarr.Array[Any], region: tuple[slice, ...], values: np.nda
     if not whole_file:
         raise ValueError(f"{region} is not one whole file of array {array.path}, whose files hold {files(array)}")
     path = file_of(array, region)
-    for stale in (path, *path.parent.glob(f"{path.name}.*.partial")):
+    left = (f"{path.name}_*.__lock", f"{path.name}.*.partial")  # by a killed writer
+    for stale in (path, *(stray for pattern in left for stray in path.parent.glob(pattern))):
         stale.unlink(missing_ok=True)
-    array[region] = values
+    Writer.of(array)[region] = values
     return _digest([values], array.dtype, region)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """
+    A stored array that whole files are written into, by tensorstore, which is faster than Zarr's own Python (docs/decisions/0019).
+
+    A file is written under another name first. All writers together compress in as many threads as dask may use.
+    """
+
+    path: Path
+    stored: tensorstore.TensorStore
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> "Writer":
+        """
+        The writer of an array on this machine.
+
+        Raises
+        ------
+        OSError
+            If the array cannot be opened.
+        """
+        path = folder_of(array).resolve()  # tensorstore knows no ".."
+        if "\\" in str(path):
+            raise OSError(f"{path} cannot be written: tensorstore takes a backslash in a path for a slash; rename the folder")
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}, "store_data_equal_to_fill_value": True}
+        threads = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
+        with _told(path):
+            return cls(path, tensorstore.open(spec, open=True, context=_context(threads)).result())
+
+    def __setitem__(self, region: tuple[slice, ...], values: np.ndarray) -> None:
+        """
+        Write the values of a region.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        ValueError
+            If the values are of another shape or type.
+        """
+        target = self.stored[region]
+        if target.shape != values.shape or target.dtype.numpy_dtype != values.dtype:
+            raise ValueError(f"{values.dtype} {values.shape} is no {target.dtype.numpy_dtype} {target.shape} for {self.path}")
+        with _told(self.path):
+            target.write(values).result()
+
+
+@cache
+def _context(threads: int) -> tensorstore.Context:
+    """What all writers of a process share."""
+    limit = {"limit": threads}
+    return tensorstore.Context({"data_copy_concurrency": limit, "file_io_concurrency": limit, **FILES})
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Errors of tensorstore, a full disk among them, as one that says where."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as problem:
+        raise OSError(f"{path} cannot be written ({problem})") from problem
 
 
 def digest(array: zarr.Array[Any], region: tuple[slice, ...] | None = None) -> str:
@@ -247,4 +319,4 @@ def fill(sources: Sequence[da.Array], targets: Sequence[zarr.Array[Any]]) -> Non
     aligned = [source.rechunk(files(target)) for source, target in zip(sources, targets, strict=True)]
     with threadpool_limits(1, user_api="blas"):  # a matrix product in each of dask's threads is parallel enough
         # dask's types know arrays in memory only as targets
-        da.store(aligned, list(targets), lock=False, scheduler="threads")  # type: ignore[arg-type]
+        da.store(aligned, list(map(Writer.of, targets)), lock=False, scheduler="threads")  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from behindthenoise import remote
 from behindthenoise.config import Target
 from behindthenoise.errors import RemoteError, StoreError
+from behindthenoise.io import stores
 from behindthenoise.io.record import Countdown, file_digest, log, write_json
 from behindthenoise.remote import Place
 from behindthenoise.stages import Spec
@@ -94,7 +95,7 @@ def contents(store: Path, workers: ThreadPoolExecutor) -> dict[str, Content]:
     StoreError
         If it has no metadata.
     """
-    paths = sorted(path for path in store.rglob("*") if path.is_file() and path.suffix != ".partial")
+    paths = sorted(path for path in store.rglob("*") if path.is_file() and path.suffix not in stores.UNFINISHED)
     if store / ROOT not in paths:
         raise StoreError(f"store {store} has no {ROOT}; run the workflow, which finishes it")
     digests = workers.map(file_digest, paths)
