@@ -17,7 +17,7 @@ all engines of `writing` get.
 `--large` goes on where it was stopped, and counts a step from its last start; the logs that it names tell how far it is. DLSIA is
 looked for in `.venv-dlsia`, which bench/dlsia.py says how to make. For all engines of `writing`:
 
-    .venv/bin/pip install --no-deps --target .venv-engines tensorstore ml-dtypes zarrs
+    .venv/bin/pip install --no-deps --target .venv-engines zarrs
     PYTHONPATH=.venv-engines .venv/bin/python bench/volumes.py writing
 """
 
@@ -406,14 +406,24 @@ def writing(shape: Sequence[int], options: argparse.Namespace) -> None:
 
 def write_as_finish(store: Path, values: np.ndarray, threads: int) -> None:
     target = stores.get_array(stores.open_group(store, "r+"), "0")
-    with dask.config.set(num_workers=threads), zarr.config.set({"threading.max_workers": threads}):
-        stores.fill([da.from_array(values, chunks=stores.files(target), name=False)], [target])
+    with dask.config.set(num_workers=threads):
+        stores.fill([da.from_array(Held(values), chunks=stores.files(target), name=False)], [target])
+
+
+class Held:
+    """An array of which dask makes no copy, as it would of numpy's: all engines read the same memory."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape, self.dtype, self.ndim = values, values.shape, values.dtype, values.ndim
+
+    def __getitem__(self, region: tuple[slice, ...]) -> np.ndarray:
+        return self.values[region]
 
 
 def write_as_infer(store: Path, values: np.ndarray, threads: int) -> None:
     """With the digest of every file."""
     target = stores.get_array(stores.open_group(store, "r+"), "0")
-    with zarr.config.set({"threading.max_workers": threads}):
+    with dask.config.set(num_workers=threads):
         for region in stores.blocks(target):
             stores.write_file(target, region, values[region])
 
@@ -431,7 +441,7 @@ def write_zarrs(store: Path, values: np.ndarray, threads: int) -> None:
 
 def write_tensorstore(store: Path, values: np.ndarray, threads: int) -> None:
     tensorstore: Any = import_module("tensorstore")
-    context = {"file_io_concurrency": {"limit": threads}, "data_copy_concurrency": {"limit": threads}, "file_io_sync": False}
+    context = {"file_io_concurrency": {"limit": threads}, "data_copy_concurrency": {"limit": threads}, **stores.FILES}
     kvstore = {"driver": "file", "path": str(store / "0")}
     tensorstore.open({"driver": "zarr3", "kvstore": kvstore, "context": context}).result().write(values).result()
 
