@@ -39,6 +39,7 @@ WRONG = {
         {"training": {"quantiles": [0.5, 0.1, 0.9]}},
         r"training\.quantiles: quantiles \[0\.5, 0\.1, 0\.9\] must rise: lower, median, upper",
     ),
+    "no median": ({"training": {"quantiles": [0.1, 0.4, 0.9]}}, r"training\.quantiles: .* must have 0\.5 in the middle"),
     "equal quantiles": ({"training": {"quantiles": [0.1, 0.5, 0.5]}}, r"training\.quantiles: .* must rise"),
     "coverage above one": ({"calibration": {"coverage": 1.2}}, r"calibration\.coverage is 1\.2: input should be less than 1"),
     "empty support": (

@@ -375,7 +375,7 @@ class TrainingConfig(Section):
     """How one member is trained."""
 
     quantiles: tuple[Fractional, Fractional, Fractional] = Field(
-        default=(0.05, 0.5, 0.95), description="Levels of the lower, the median and the upper head."
+        default=(0.05, 0.5, 0.95), description="Levels of the lower, the median (0.5) and the upper head."
     )
     steps: Int = Field(default=2000, ge=1, description="Optimiser steps at most.")
     batch: Int = Field(default=2, ge=1, description="Patches in a step.")
@@ -427,6 +427,8 @@ class TrainingConfig(Section):
     def _levels_rise(cls, levels: tuple[float, float, float]) -> tuple[float, float, float]:
         if not levels[0] < levels[1] < levels[2]:
             raise ValueError(f"quantiles {list(levels)} must rise: lower, median, upper")
+        if levels[1] != 0.5:
+            raise ValueError(f"quantiles {list(levels)} must have 0.5 in the middle, the median; the outer two are free")
         return levels
 
 
