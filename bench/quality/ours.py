@@ -25,6 +25,7 @@ from behindthenoise.core.inference import run_member
 from behindthenoise.core.network import Network
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.training import VALIDATIONS, Training, validate
+from behindthenoise.run.networks import keep_freed_memory
 
 BLOCK = 64  # voxels; the edge of the blocks that are learned from or validated on as a whole
 PROBE = 10  # steps
@@ -65,6 +66,7 @@ def main() -> None:
 def predicted(options: argparse.Namespace, pairs: Pairs, test: np.ndarray, member: int) -> tuple[np.ndarray, dict[str, float]]:
     """Medians of one member on the test part, and what its training took."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     network, told = trained(options, pairs, member)
     return medians(network, pairs.scale, test), told
 

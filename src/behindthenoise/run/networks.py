@@ -1,6 +1,8 @@
 """Networks on disk and on their device: plain numbers, nothing that could run code."""
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,6 +13,9 @@ from behindthenoise.core.network import Network
 from behindthenoise.errors import StoreError
 from behindthenoise.io.lease import device_index
 from behindthenoise.run.architectures import read_architecture
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h numbers them
+KEPT = 1 << 30  # bytes; more than the features of a tile on a CPU have
 
 
 def device(*, sharers: int = 1) -> torch.device:
@@ -26,9 +31,23 @@ def device(*, sharers: int = 1) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = False
     index = device_index(torch.cuda.device_count(), os.environ, sharers=sharers)
     if index is None:
+        keep_freed_memory()
         return torch.device("cpu")
     torch.cuda.set_device(index)  # what names no device, as the recording of CUDA graphs, means this one
     return torch.device("cuda", index)
+
+
+def keep_freed_memory() -> None:
+    """
+    Let this process keep the memory that it frees until it ends.
+
+    Features of a tile are so large that glibc gives them back to the system at once; to be given as much again, page by page, takes
+    a seventh to a third of a network's time (docs/decisions/0020). Another C library is left as it is.
+    """
+    with suppress(AttributeError):
+        change = ctypes.CDLL(None).mallopt
+        for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            change(threshold, KEPT)
 
 
 def write_weights(path: Path, network: Network) -> None:
