@@ -56,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = options.pop("verb")
     try:
         return _run(verb, options)
+    except BrokenPipeError:  # whoever read it has seen enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (BehindTheNoiseError, OSError) as problem:  # OSError: a full disk, a folder that cannot be written
         print(f"btn {verb}: error: {problem}", file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from behindthenoise.core.palette import colour
 from behindthenoise.report import cells, figures, page
-from behindthenoise.report.content import Certificate, Check, Content, Finding, Slice
+from behindthenoise.report.content import Certificate, Check, Content, Finding, RegionList, Slice
 
 NAN = float("nan")
 COLOURS = [colour(place) for place in (3, 1, 0, 2, *range(4, 40))]
@@ -86,6 +86,17 @@ def tenths(names: Sequence[str], rows: Callable[[int], dict[str, float]]) -> lis
 
 def finding(name: str, *, flagged: bool) -> Finding:
     return {"name": name, "p_value": 0.001, "effect": 0.2, "sentence": f"the {name} was looked at", "flagged": flagged}
+
+
+REGIONS = {
+    "asked": {"channel": "intensity", "level": 0.1},
+    "words": "intensity above 60 counts",
+    "regions": 0,
+    "marked": 0,
+    "voxels": 64,
+    "promise": "Of the marked area at most 10 % is false.",
+    "plane": {"axes": ["y", "x"], "spacing": [1.0, 1.0], "unit": "pixel", "value_unit": "counts", "where": []},
+}
 
 
 def content(field: Slice, volumes: tuple[Slice, ...] = (), *, tokens: int = 3, sides: Sequence[str] = ("both",)) -> Content:
@@ -311,6 +322,32 @@ def test_where_nothing_was_noticed_the_page_begins_without_a_warning() -> None:
 def test_a_missed_promise_is_said_at_the_top() -> None:
     rows = [{**row, "coverage": 0.85, "coverage_low": 0.83, "coverage_high": 0.87} for row in QUICK.channels]
     assert "coverage falls short of 90 %: intensity (85.0 %)" in top_of(replace(QUICK, channels=rows))
+
+
+def test_an_image_that_denoising_made_worse_is_said_at_the_top() -> None:
+    rows = [{**row, "correlation_noisy": 0.8, "correlation": 0.7} for row in QUICK.channels]
+    assert "correlates less with the denoised image than with the fast scan itself: intensity (0.8000 → 0.7000)" in top_of(
+        replace(QUICK, channels=rows)
+    )
+
+
+@pytest.mark.parametrize("false_share", [None, 0.08, 0.17])
+def test_how_many_marked_test_voxels_are_false_is_told_and_said_at_the_top_where_more_than_promised(
+    false_share: float | None,
+) -> None:
+    test = {"false_share": false_share, "found_share": 0.6, "false_share_of_median": 0.18}
+    found = RegionList("right", "bright", {**REGIONS, "test": test}, [], np.zeros((8, 8), np.float32), np.zeros((8, 8), np.uint32))
+    shown = replace(QUICK, regions=(found,))
+    (drawing,) = page._region_drawings(found)
+    above = "Regions bright of volume right: at most 10.0 % of their area is promised to be false, in expectation"
+    if false_share is None:
+        assert drawing.caption == "Of the marked area at most 10 % is false."
+    else:
+        told = (
+            f"{100 * false_share:.1f} % of those marked are false, and 60.0 % of what is true is marked; by the median alone 18.0 %"
+        )
+        assert told in drawing.caption
+    assert (above in read(shown)) == (false_share == 0.17)
 
 
 def test_tokens_that_are_covered_too_rarely_are_named_at_the_top_if_they_were_promised() -> None:

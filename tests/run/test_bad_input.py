@@ -19,8 +19,9 @@ def folder(tmp_path, monkeypatch):
     """A folder with a good pair of scans, which is where the verbs run."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
-    np.save("noisy.npy", random.normal(size=(2, 2, *SHAPE)).astype(np.float32))
-    np.save("clean.npy", random.normal(size=(2, *SHAPE)).astype(np.float32))
+    clean = random.normal(size=(2, *SHAPE)).astype(np.float32)
+    np.save("noisy.npy", clean + random.normal(size=(2, 2, *SHAPE)).astype(np.float32))
+    np.save("clean.npy", clean)
     return tmp_path
 
 
@@ -72,6 +73,40 @@ def test_shapes_that_differ(folder, capsys):
     assert "noisy.npy has 48 voxels along x, clean.npy has 40" in capsys.readouterr().err
 
 
+def test_scans_of_different_fields(folder, capsys):
+    np.save("clean.npy", np.load("clean.npy").swapaxes(1, 2))
+    assert ingest(configure()) == 2
+    assert "pairs.noisy and pairs.clean do not seem to show the same fields" in capsys.readouterr().err
+
+
+def test_images_in_another_order(folder, capsys):
+    clean = np.random.default_rng(1).normal(size=(12, *SHAPE)).astype(np.float32)
+    np.save("clean.npy", clean)
+    np.save("noisy.npy", clean[::-1])
+    axes = {"axes": "image y x", "channel_names": None}
+    ordered = {"noisy": axes, "clean": axes, "split": {"by": "image", "regions": {}}}
+    assert ingest(configure(**ordered)) == 2
+    assert "look at the order of axes, images, slices" in capsys.readouterr().err
+    np.save("noisy.npy", clean)
+    assert ingest(configure(**ordered)) == 0
+
+
+def test_one_related_channel_is_enough_and_faint_signals_are_seen(folder):
+    clean = np.load("clean.npy")
+    noise = np.random.default_rng(1).normal(size=(2, 2, *SHAPE)).astype(np.float32)
+    noise[:, 0] += 0.3 * clean[0]
+    np.save("noisy.npy", noise)
+    assert ingest(configure()) == 0
+
+
+def test_a_slow_scan_without_anything_to_learn(folder, capsys):
+    clean = np.load("clean.npy")
+    clean[1] = 7
+    np.save("clean.npy", clean)
+    assert ingest(configure()) == 2
+    assert "channel 'Fe' of pairs.clean is 7 in all training voxels" in capsys.readouterr().err
+
+
 def test_a_channel_that_does_not_exist(folder, capsys):
     assert ingest(configure(pairs={"channels": ["Zn"]})) == 2
     assert "channel 'Zn' does not exist in noisy.npy; it has Si, Fe" in capsys.readouterr().err
@@ -83,6 +118,7 @@ def test_channels_in_another_order(folder, capsys):
 
 
 def test_channels_chosen_by_name_fit_whatever_their_order(folder):
+    np.save("clean.npy", np.load("clean.npy")[::-1])
     assert ingest(configure(clean={"channel_names": ["Fe", "Si"]}, pairs={"channels": ["Si", "Fe"]})) == 0
 
 
@@ -193,8 +229,9 @@ def test_a_damaged_file(folder, capsys):
 
 def test_a_mask_without_z_holds_for_every_slice(folder):
     random = np.random.default_rng(1)
-    np.save("noisy.npy", random.normal(size=(6, 48, 48)).astype(np.float32))
-    np.save("clean.npy", random.normal(size=(6, 48, 48)).astype(np.float32))
+    clean = random.normal(size=(6, 48, 48)).astype(np.float32)
+    np.save("noisy.npy", clean + random.normal(size=(6, 48, 48)).astype(np.float32))
+    np.save("clean.npy", clean)
     mask = np.ones(SHAPE, bool)
     mask[:, :5] = False
     np.save("mask.npy", mask)

@@ -64,7 +64,7 @@ def test_a_token_is_described_by_what_its_voxels_hold(case):
         assert row["novelty"] == pytest.approx(bands[8][inside].mean(), rel=1e-5)
         assert row["verdict"] == "unsure"
     assert rows[3]["voxels"] == rows[3]["neighbour"] == 0
-    assert rows[1]["coverage_Fe"] == 0.91
+    assert rows[1]["test_coverage_Fe"] == 0.91
 
 
 def test_neighbours_are_counted_by_shared_faces(case):

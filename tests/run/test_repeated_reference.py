@@ -24,7 +24,7 @@ def test_slow_scans_are_averaged_by_halves_and_their_difference_is_kept(tmp_path
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     slow = random.normal(size=(scans, 48, 48)).astype(np.float32)
-    np.save("fast.npy", random.normal(size=(48, 48)).astype(np.float32))
+    np.save("fast.npy", slow.mean(axis=0) + random.normal(size=(48, 48)).astype(np.float32))
     np.save("slow.npy", slow)
     pairs = {"noisy": {"path": "fast.npy", "axes": "y x"}, "clean": {"path": "slow.npy", "axes": "scan y x"}}
     config = settings.parse({"dataset": "two", "pairs": pairs, "split": SPLIT, "network": {"depth": 3, "radius_max": 3}})

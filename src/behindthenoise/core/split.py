@@ -68,7 +68,8 @@ def split(config: SplitConfig, mask: Bool[np.ndarray, " image *space"], gap: int
     for name, value in ROLES.items():
         if not (role == value).any():
             cure = _CURES[config.by].format(block=config.block)
-            raise SplitError(f"no {name} voxels are left after a gap of {gap} voxels; {cure}")
+            sizes = " x ".join(map(str, mask.shape[1:]))
+            raise SplitError(f"no {name} voxels are left after a gap of {gap} voxels; {cure} (a field has {sizes} voxels)")
     return Split(role=role, unit=np.where(role == UNUSED, np.int32(-1), unit))
 
 

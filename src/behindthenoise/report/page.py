@@ -349,12 +349,24 @@ def _stability_drawings(content: Content) -> Iterator[Drawing]:
 
 
 def _region_drawings(found: RegionList) -> Iterator[Drawing]:
+    promised = found.facts.get("remark") or found.facts.get("promise") or "The widest intervals, whatever the value."
     yield Drawing(
         f"regions_{found.volume}_{found.name}",
         overlay(dict(found.facts), found.median, found.regions),
         alt=f"Regions of {found.facts['words']} in {found.volume}",
-        caption=str(found.facts.get("remark") or found.facts.get("promise") or "The widest intervals, whatever the value."),
+        caption=" ".join([str(promised), *_tested(found)]),
     )
+
+
+def _tested(found: RegionList) -> Iterator[str]:
+    """What the same choice is worth on test voxels, where the truth is known."""
+    test = found.facts.get("test", {})
+    if test.get("false_share") is not None:
+        yield (
+            f"On test voxels of the pairs, chosen in the same way, {percent(test['false_share'])} of those marked are false, and "
+            f"{percent(test['found_share'] or 0.0)} of what is true is marked; by the median alone "
+            f"{percent(test['false_share_of_median'])} would be false."
+        )
 
 
 def _volume_drawings(plane: Slice, index: int, colours: Sequence[str]) -> Iterator[Drawing]:
@@ -379,6 +391,19 @@ def _notices(content: Content) -> list[str]:
             f"On test data coverage of single tokens falls short of {nominal}: {told}. That is {len(rows)} of {every}; were all of "
             f"them covered as nominal, chance would still let about {BY_CHANCE * every:.1g} look like that."
         )
+    if rows := [row for row in content.channels if float(row["correlation"]) < float(row["correlation_noisy"])]:
+        told = _told([f"{row['channel']} ({number(row['correlation_noisy'])} → {number(row['correlation'])})" for row in rows])
+        found.append(
+            f"On test data the slow scan correlates less with the denoised image than with the fast scan itself: {told}. "
+            "Train longer, and see whether both scans show the same field."
+        )
+    for one in content.regions:
+        level, share = one.facts["asked"]["level"], one.facts.get("test", {}).get("false_share")
+        if share is not None and share > level:
+            found.append(
+                f"Regions {one.name} of volume {one.volume}: at most {percent(level)} of their area is promised to be false, in "
+                f"expectation; of the test voxels that are chosen in the same way, {percent(share)} are."
+            )
     flags = {check["volume"]: [finding["flagged"] for finding in check["findings"]] for check in content.checks}
     if told := _told([f"volume {name} ({sum(flag)} of {len(flag)} checks)" for name, flag in flags.items() if any(flag)]):
         found.append(

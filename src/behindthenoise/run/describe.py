@@ -118,7 +118,8 @@ def covered(rows: list[Row], tokens: int) -> list[Row]:
     channels = sorted({str(row["channel"]) for row in rows})
     known = {(int(row["token"]), str(row["channel"])): row["coverage"] for row in rows}
     return [
-        {f"coverage_{channel}": known.get((token, channel), float("nan")) for channel in channels} for token in range(1, tokens + 1)
+        {f"test_coverage_{channel}": known.get((token, channel), float("nan")) for channel in channels}
+        for token in range(1, tokens + 1)
     ]
 
 

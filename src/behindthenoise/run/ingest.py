@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from behindthenoise.config import SPACE_AXES, PairsConfig, SplitConfig, SyntheticConfig
 from behindthenoise.core import metrics, synthetic
@@ -22,6 +22,9 @@ from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
 
+COMPARED, FEWEST_COMPARED = 100_000, 100  # voxels by which is judged whether scans show the same fields
+DISPLACEMENTS = 19  # so that scans of different fields pass in one case of 20 a channel
+
 
 def run(spec: Spec, *, store: Path, manifest: Path) -> None:
     """Write the store of the pairs and its manifest."""
@@ -36,6 +39,8 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
     gap = 0 if splitting_config.by == "image" else gap
     split = splitting.split(splitting_config, mask, gap)
     splitting.check_no_leak(split, gap)
+    if generated is None:
+        expect_related(noisy, clean, split.role == splitting.TRAIN, geometry.channels)
     pairs = Pairs(noisy, clean, mask, split, measure_scale(noisy, clean, split.role == splitting.TRAIN), geometry, gap)
     digests = store_of_pairs.write(store, pairs, extra)
     counts = {name: int((split.role == value).sum()) for name, value in splitting.ROLES.items()}
@@ -148,6 +153,52 @@ def expect_finite(values: Float[np.ndarray, " *lead"], mask: Bool[np.ndarray, " 
         where = "under the mask" if masked else "and no mask is given"
         raise SourceError(f"{what} has {bad} voxels that are NaN or infinite {where}; {cure}")
     values[~inside] = np.nan
+
+
+def expect_related(
+    noisy: Float[np.ndarray, " image scan c *space"],
+    clean: Float[np.ndarray, " image c *space"],
+    trains: Bool[np.ndarray, " image *space"],
+    channels: tuple[str, ...],
+) -> None:
+    """
+    Nothing, if fast and slow scans may show the same fields, as far as training voxels tell.
+
+    They do not if it changes nothing to displace one of them: if there is no channel in which they correlate better as they are.
+
+    Raises
+    ------
+    SourceError
+        If they show different fields, or a channel of the slow scan is constant.
+    """
+    random = np.random.default_rng(0)
+    chosen = np.argwhere(trains)
+    chosen = chosen[random.permutation(len(chosen))[:COMPARED]]
+    fast, slow = (values_at(array, chosen) for array in (noisy.mean(axis=1), clean))
+    for name, values in zip(channels, slow, strict=True):
+        if np.ptp(values) == 0:
+            raise SourceError(
+                f"channel {name!r} of pairs.clean is {values[0]:g} in all training voxels, so that nothing can be learned of it; "
+                "leave it out by pairs.channels, or choose other training voxels"
+            )
+    shape, best = np.array(trains.shape), np.full(len(channels), -np.inf)
+    for _ in range(DISPLACEMENTS):
+        there = (chosen + random.integers(shape // 4, shape - shape // 4)) % shape
+        known = trains[tuple(there.T)]
+        if known.sum() >= FEWEST_COMPARED:
+            best = np.fmax(best, [*map(metrics.pearson, fast[:, known], values_at(clean, there[known]))])
+    found = np.array([*map(metrics.pearson, fast, slow)])
+    if np.isfinite(best).all() and not (found > best).any():
+        told = ", ".join(f"{name} {value:.2f}" for name, value in zip(channels, found, strict=True))
+        raise SourceError(
+            f"pairs.noisy and pairs.clean do not seem to show the same fields: their correlation over training voxels ({told}) is "
+            "no better than with one of them displaced at random; look at the order of axes, images, slices, and at orientation"
+        )
+
+
+def values_at(array: Float[np.ndarray, " image c *space"], places: Int[np.ndarray, " n axis"]) -> Float[np.ndarray, " c n"]:
+    """Values of all channels at places (image, *space)."""
+    return np.asarray(array[(places[:, 0], slice(None), *places.T[1:])].T)
 
 
 def measure_scale(
