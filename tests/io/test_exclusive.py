@@ -1,5 +1,6 @@
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -96,7 +97,8 @@ def test_of_many_the_youngest_is_left(tmp_path, start):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     (last,) = (job for job in jobs if job.poll() is None)
-    assert {job.returncode for job in jobs} <= {None, 1, 2}
+    # one that is asked before it has learned to answer ends as any process
+    assert {job.returncode for job in jobs} <= {None, 1, 2, -signal.SIGTERM}
     assert all("Traceback" not in job.stderr.read() for job in jobs if job is not last)
     working(last)
     assert named(tmp_path / "train.lock")[0] == last.pid

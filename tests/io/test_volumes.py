@@ -12,7 +12,7 @@ from behindthenoise.io import finished, stores, volumes
 from behindthenoise.io.geometry import Geometry
 
 GEOMETRIES = {
-    2: Geometry(("y", "x"), (0.5, 0.25), "micrometer", ("Fe", "Ni"), "counts"),
+    2: Geometry(("y", "x"), (0.5, 0.25), "micrometer", ("Fe", "Ni"), "counts", (10.0, -4.0)),
     3: Geometry(("z", "y", "x"), (2.0, 0.5, 0.25), "micrometer", ("Fe", "Ni"), "counts"),
 }
 LABELS = [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 5, tuple({"finest": [number]} for number in range(1, 6)))]
@@ -63,8 +63,9 @@ def test_an_input_comes_back_with_channels_first(volume, ndim):
 
 def test_the_positions_of_an_input_are_in_its_unit(volume, ndim, tmp_path):
     found = xr.open_zarr(tmp_path / "input.zarr", consolidated=False)
-    for name, size, step in zip(GEOMETRIES[ndim].space, SHAPES[ndim], GEOMETRIES[ndim].spacing, strict=True):
-        np.testing.assert_allclose(found[name], step * np.arange(size))
+    geometry = GEOMETRIES[ndim]
+    for name, size, step, start in zip(geometry.space, SHAPES[ndim], geometry.spacing, geometry.origin, strict=True):
+        np.testing.assert_allclose(found[name], start + step * np.arange(size))
         assert found[name].attrs["units"] == "micrometer"
     assert list(found["channel"].to_numpy()) == ["Fe", "Ni"]
 
@@ -132,8 +133,8 @@ def test_a_coarse_voxel_lies_at_the_centre_of_those_it_averages(ome, ndim):
     group, levels = ome
     found = transformations(group.attrs["ome"]["multiscales"][0])
     assert len(found) == len(levels)
-    for axis, step in enumerate(GEOMETRIES[ndim].spacing):
-        positions = step * np.arange(SHAPES[ndim][axis])
+    for axis, (start, step) in enumerate(zip(GEOMETRIES[ndim].origin, GEOMETRIES[ndim].spacing, strict=True)):
+        positions = start + step * np.arange(SHAPES[ndim][axis])
         for level, (scale, translation) in enumerate(found):
             size = levels[level][axis]
             # as `finish` does: pairs of neighbours become one, an odd last one is left out

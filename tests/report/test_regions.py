@@ -16,7 +16,14 @@ FACTS = {
     "marked": 120,
     "voxels": 2000,
     "regions": 12,
-    "plane": {"axes": ["y", "x"], "spacing": [0.5, 2.0], "unit": "micrometer", "value_unit": "counts", "where": []},
+    "plane": {
+        "axes": ["y", "x"],
+        "origin": [0.0, 0.0],
+        "spacing": [0.5, 2.0],
+        "unit": "micrometer",
+        "value_unit": "counts",
+        "where": [],
+    },
 }
 
 

@@ -95,7 +95,14 @@ REGIONS = {
     "marked": 0,
     "voxels": 64,
     "promise": "Of the marked area at most 10 % is false.",
-    "plane": {"axes": ["y", "x"], "spacing": [1.0, 1.0], "unit": "pixel", "value_unit": "counts", "where": []},
+    "plane": {
+        "axes": ["y", "x"],
+        "origin": [0.0, 0.0],
+        "spacing": [1.0, 1.0],
+        "unit": "pixel",
+        "value_unit": "counts",
+        "where": [],
+    },
 }
 
 

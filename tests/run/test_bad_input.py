@@ -256,6 +256,21 @@ def test_the_channels_of_a_volume_are_found_by_name(folder, order):
     assert (noisy[1] == 2).all()
 
 
+def test_what_is_cropped_stays_where_it_was(folder):
+    np.save("map.npy", np.zeros((2, 60, 60), np.float32))
+    volume = {"noisy": {"path": "map.npy", "axes": "channel y x"}, "crop": {"x": [7, 60]}}
+    pairs = {"spacing": {"y": 0.5, "x": 0.25}, "unit": "micrometer", "crop": {"y": [4, 48]}}
+    config = configure(pairs=pairs, volumes={"map": volume})
+    assert ingest(config) == 0
+    for name in ("map", "field"):
+        options = ["--pairs", "pairs.zarr", "--store", f"{name}.zarr", "--manifest", f"{name}.json", "--name", name]
+        assert main(["fetch", *options, "--spec", specification(config, "fetch", volume=name)]) == 0
+    field, found = (xr.open_zarr(f"{name}.zarr", consolidated=False) for name in ("field", "map"))
+    assert (field["y"].values[0], field["x"].values[0]) == (2.0, 0.0)
+    np.testing.assert_allclose(found["x"], 0.25 * np.arange(7, 60))
+    np.testing.assert_allclose(found["y"], 0.5 * np.arange(60))
+
+
 def test_a_volume_without_a_channel_axis_fits_pairs_without_one(folder):
     for name, shape in (("noisy", (2, *SHAPE)), ("clean", SHAPE), ("map", (60, 70))):
         np.save(f"{name}.npy", np.random.default_rng(0).normal(size=shape).astype(np.float32))

@@ -21,7 +21,8 @@ def case(request, tmp_path, monkeypatch):
     ndim, random = request.param, np.random.default_rng(request.param)
     shape = (9, 30, 41)[-ndim:]
     space = ("z", "y", "x")[-ndim:]
-    geometry = Geometry(space, (2.0, 0.5, 0.25)[-ndim:], "micrometer", ("Fe", "Ni"), "counts")
+    spacing, origin = (2.0, 0.5, 0.25)[-ndim:], (8.0, -3.0, 100.0)[-ndim:]
+    geometry = Geometry(space, spacing, "micrometer", ("Fe", "Ni"), "counts", origin)
     noisy = xr.DataArray(np.zeros((2, *shape), np.float32), dims=("channel", *space))
     mask = random.random(shape) < 0.8
     volumes.write_input(tmp_path / "some" / "input.zarr", noisy, xr.DataArray(mask, dims=space), geometry)
@@ -95,8 +96,8 @@ def test_classes_join_tokens_and_their_regions_are_connected(case):
         assert np.isin(tokens[inside], CLASSES[row["class"]]).all()
         for axis, name in enumerate(geometry.space):
             places = np.nonzero(inside)[axis]
-            assert row[f"centre_{name}"] == pytest.approx(places.mean() * geometry.spacing[axis])
-            assert row[f"from_{name}"] == pytest.approx((places.min() - 0.5) * geometry.spacing[axis])
+            assert row[f"centre_{name}"] == pytest.approx(geometry.origin[axis] + places.mean() * geometry.spacing[axis])
+            assert row[f"from_{name}"] == pytest.approx(geometry.origin[axis] + (places.min() - 0.5) * geometry.spacing[axis])
             assert row[f"extent_{name}"] == pytest.approx((np.ptp(places) + 1) * geometry.spacing[axis])
         assert row["mean_Fe"] == pytest.approx(bands[1][inside].mean(), rel=1e-5)
 

@@ -21,6 +21,7 @@ from behindthenoise.stages import Spec
 
 SHAPES = {2: (60, 90), 3: (12, 30, 44)}
 SPACING = (2.0, 0.5, 0.25)
+ORIGIN = (8.0, -3.0, 100.0)
 LIMIT = 11.0
 
 
@@ -32,7 +33,8 @@ class Case:
         monkeypatch.setattr(stores, "CHUNK", {2: 16, 3: 8})
         self.folder, self.experiment = folder, experiment
         space = ("z", "y", "x")[-len(shape) :]
-        self.geometry = Geometry(space, SPACING[-len(shape) :], "micrometer", ("c0", "c1"), "counts")
+        dims = -len(shape)
+        self.geometry = Geometry(space, SPACING[dims:], "micrometer", ("c0", "c1"), "counts", ORIGIN[dims:])
         random = np.random.default_rng(4)
         median = 10 + 2.5 * ndimage.gaussian_filter(random.normal(size=shape), 3) / 0.08
         median = (10 + 2 * (median - median.mean()) / median.std()).astype(np.float32)
@@ -142,7 +144,7 @@ def test_each_region_is_described_in_units_of_length_and_those_worth_most_come_f
         assert row["gain"] == pytest.approx(case.width[inside].sum() * size, rel=1e-5)
         assert row["level"] == pytest.approx(np.asarray(maps["level"])[inside].min())
         for axis, places in zip(case.geometry.space, np.nonzero(inside), strict=True):
-            positions, half = maps[axis].to_numpy()[places], maps[axis].to_numpy()[1] / 2
+            positions, half = maps[axis].to_numpy()[places], np.diff(maps[axis].to_numpy())[0] / 2
             assert row[f"centre_{axis}"] == pytest.approx(positions.mean())
             assert row[f"from_{axis}"] == pytest.approx(positions.min() - half)
             assert row[f"to_{axis}"] == pytest.approx(positions.max() + half)
@@ -162,8 +164,8 @@ def test_outlines_enclose_what_is_seen_of_a_region_in_the_unit_of_its_coordinate
         seen = (labels == feature["id"]).any(axis=tuple(range(labels.ndim - 2)))
         outer, *holes = feature["geometry"]["coordinates"]
         assert sum(map(enclosed, (outer, *holes))) == pytest.approx(seen.sum() * along * across)
-        assert min(x for x, _ in outer) == pytest.approx((np.nonzero(seen)[1].min() - 0.5) * across)
-        assert min(y for _, y in outer) == pytest.approx((np.nonzero(seen)[0].min() - 0.5) * along)
+        assert min(x for x, _ in outer) == pytest.approx(ORIGIN[-1] + (np.nonzero(seen)[1].min() - 0.5) * across)
+        assert min(y for _, y in outer) == pytest.approx(ORIGIN[-2] + (np.nonzero(seen)[0].min() - 0.5) * along)
 
 
 def test_a_region_too_large_to_be_read_is_outlined_by_its_box(case, monkeypatch):

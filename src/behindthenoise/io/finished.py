@@ -167,7 +167,8 @@ def _multiscale(geometry: Geometry, name: str, levels: Sequence[Sequence[int]], 
         factors = [factor * round(fine / size) for factor, fine, size in zip(factors, finer, shape, strict=True)]
         scale = [step * factor for step, factor in zip(geometry.spacing, factors, strict=True)]
         # a coarse voxel's centre lies between those of the voxels that it averages
-        shift = [step * (factor - 1) / 2 for step, factor in zip(geometry.spacing, factors, strict=True)]
+        places = zip(geometry.origin, geometry.spacing, factors, strict=True)
+        shift = [start + step * (factor - 1) / 2 for start, step, factor in places]
         datasets.append(
             {
                 "path": str(index),

@@ -48,6 +48,8 @@ class Slice:
         Red, green and blue of the embedding in false colours; 0 where there is no data. None where there are none.
     explained
         Share of the latents' variance that each of the components which they show holds.
+    origin
+        Where the middle of the first pixel lies, from row to row and along columns.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Slice:
     role: UInt8[np.ndarray, " row col"] | None = None
     colours: UInt8[np.ndarray, " 3 row col"] | None = None
     explained: tuple[float, ...] = ()
+    origin: tuple[float, float] = (0.0, 0.0)
 
 
 class Certificate(TypedDict):

@@ -32,6 +32,7 @@ from behindthenoise.report.style import (
     bare,
     channels_of,
     column,
+    extent_of,
     percents,
     rows_of,
     symbol,
@@ -109,7 +110,7 @@ def line_cut(plane: Slice) -> Figure:
     """Profile along the row with most structure: interval, median, noisy and clean values, one panel per channel."""
     row, stretch = structured_cut(plane)
     names = plane.channel_names[:CHANNEL_LIMIT]
-    position = (np.arange(plane.median.shape[-1])[stretch] + 0.5) * plane.spacing[1]
+    position = plane.origin[1] + np.arange(plane.median.shape[-1])[stretch] * plane.spacing[1]
 
     figure = Figure(figsize=(PAGE_WIDTH, 0.9 + 2.1 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
@@ -117,7 +118,7 @@ def line_cut(plane: Slice) -> Figure:
         _profile(panel, plane, (channel, row, stretch), position)
         panel.set_ylabel(f"{name}\n({plane.value_unit})")
     figure.align_ylabels(axes)
-    where = (row + 0.5) * plane.spacing[0]
+    where = plane.origin[0] + row * plane.spacing[0]
     axes[0].set_title(f"{plane.axes[0]} = {where:.4g} {symbol(plane.length_unit)}", loc="left")
     axes[-1].set_xlabel(f"{plane.axes[1]} ({symbol(plane.length_unit)})")
     axes[-1].set_xlim(position[0] - 0.5 * plane.spacing[1], position[-1] + 0.5 * plane.spacing[1])
@@ -306,9 +307,7 @@ def _image(
     """An image with its axes in units of length; every k-th pixel where it has more than the page can show."""
     rows, columns = values.shape[:2]
     steps = tuple(slice(None, None, -(-size // PIXEL_LIMIT)) for size in (rows, columns))
-    down, right = plane.spacing
-    # positions are those of the tables: the middle of the first voxel is at 0
-    extent = (-0.5 * right, (columns - 0.5) * right, (rows - 0.5) * down, -0.5 * down)
+    extent = extent_of((rows, columns), plane.spacing, plane.origin)
     drawn = axes.imshow(values[steps], cmap=cmap, norm=scale, extent=extent, interpolation="nearest")
     unit = symbol(plane.length_unit)
     axes.set_xlabel(f"{plane.axes[1]} ({unit})")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from behindthenoise.io.npz import read_npz
 from behindthenoise.io.record import read_json
-from behindthenoise.report.style import DARK, ORANGE, STYLE, symbol, ticks
+from behindthenoise.report.style import DARK, ORANGE, STYLE, extent_of, symbol, ticks
 from behindthenoise.stages import Spec
 
 NUMBERED = 10  # regions with their number beside them
@@ -57,18 +57,19 @@ def overlay(facts: dict[str, Any], median: Float32[np.ndarray, " row col"], regi
     """
     plane = facts["plane"]
     (rows, columns), (down, right) = median.shape, plane["spacing"]
+    place = (down, right), tuple(plane["origin"])
     height = min(max((WIDTH - BESIDE) * rows * down / (columns * right), SHORTEST), TALLEST)
     figure = Figure(figsize=(WIDTH, height + ABOVE), layout="constrained")
     axes = figure.subplots()
-    # positions are those of the tables: the middle of the first voxel is at 0
-    extent = (-0.5 * right, (columns - 0.5) * right, (rows - 0.5) * down, -0.5 * down)
     values = median[np.isfinite(median)]
     low, high = np.percentile(values, (0.5, 99.5)) if values.size else (0.0, 1.0)
     grey = colormaps["gray"].with_extremes(bad="#d9d9d9")
-    drawn = axes.imshow(median, cmap=grey, norm=Normalize(low, high), extent=extent, interpolation="nearest")
+    drawn = axes.imshow(
+        median, cmap=grey, norm=Normalize(low, high), extent=extent_of((rows, columns), *place), interpolation="nearest"
+    )
     figure.colorbar(drawn, ax=axes, label=f"{facts['asked']['channel']}, denoised ({plane['value_unit']})", pad=0.02, shrink=0.8)
-    _outline(axes, regions, (down, right))
-    _number(axes, regions, (down, right))
+    _outline(axes, regions, *place)
+    _number(axes, regions, *place)
     figure.suptitle(heading(facts), x=0.01, horizontalalignment="left", fontsize=STYLE["axes.titlesize"])
     axes.set_xlabel(f"{plane['axes'][1]} ({symbol(plane['unit'])})")
     axes.set_ylabel(f"{plane['axes'][0]} ({symbol(plane['unit'])})")
@@ -77,19 +78,21 @@ def overlay(facts: dict[str, Any], median: Float32[np.ndarray, " row col"], regi
     return figure
 
 
-def _outline(axes: Axes, regions: UInt32[np.ndarray, " row col"], spacing: tuple[float, float]) -> None:
+def _outline(
+    axes: Axes, regions: UInt32[np.ndarray, " row col"], spacing: tuple[float, float], origin: tuple[float, float]
+) -> None:
     """Line around every region: orange on white, which is seen on any grey and by any eye."""
     if not regions.any():
         return
     padded = np.pad(regions > 0, 1).astype(float)
-    down, right = (np.arange(-1, size - 1) * step for size, step in zip(padded.shape, spacing, strict=True))
+    down, right = (start + np.arange(-1, size - 1) * step for size, step, start in zip(padded.shape, spacing, origin, strict=True))
     limits = axes.axis()
     for colour, width in (("white", 1.8), (ORANGE, 1.0)):
         axes.contour(right, down, padded, levels=[0.5], colors=colour, linewidths=width)
     axes.axis(limits)
 
 
-def _number(axes: Axes, regions: UInt32[np.ndarray, " row col"], spacing: tuple[float, float]) -> None:
+def _number(axes: Axes, regions: UInt32[np.ndarray, " row col"], spacing: tuple[float, float], origin: tuple[float, float]) -> None:
     """Number beside the first regions, at the pixel of each that lies highest: above it, or below where the picture ends."""
     height, width = regions.shape
     for number in range(1, NUMBERED + 1):
@@ -99,7 +102,7 @@ def _number(axes: Axes, regions: UInt32[np.ndarray, " row col"], spacing: tuple[
             column = min(max(columns[0], MARGIN * width / 2), (1 - MARGIN / 2) * width)
             text = axes.annotate(
                 str(number),
-                (column * spacing[1], rows[0] * spacing[0]),
+                (origin[1] + column * spacing[1], origin[0] + rows[0] * spacing[0]),
                 xytext=(0, -3 if at_the_top else 3),
                 textcoords="offset points",
                 ha="center",

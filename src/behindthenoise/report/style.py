@@ -92,6 +92,14 @@ def percents() -> FuncFormatter:
     return FuncFormatter(lambda fraction, _: f"{100 * fraction:.6g} %")
 
 
+def extent_of(
+    shape: tuple[int, int], spacing: tuple[float, float], origin: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of an image whose first pixel has its middle at the origin; rows run downwards."""
+    (rows, columns), (down, right), (top, left) = shape, spacing, origin
+    return left - 0.5 * right, left + (columns - 0.5) * right, top + (rows - 0.5) * down, top - 0.5 * down
+
+
 def symbol(unit: str) -> str:
     """Short form of a unit of length."""
     return _SYMBOLS.get(unit, unit)

@@ -136,14 +136,13 @@ def regions_of(group: zarr.Group, classes: Sequence[str], geometry: Geometry, fo
     )
     count = connected(labels, target, smallest=SMALLEST)
     sums, kinds = summed(target, count, image, len(geometry.channels)), kinds_of(target, labels, count)
-    spacing, names = np.array(geometry.spacing), names_of(geometry.channels)
+    start, spacing, names = np.array(geometry.origin), np.array(geometry.spacing), names_of(geometry.channels)
     rows: list[Row] = []
     for region in np.argsort(-sums.voxels, kind="stable").tolist():
         voxels, extent = int(sums.voxels[region]), sums.last[region] - sums.first[region] + 1
         places = {
-            # the middle of the first voxel is at 0
-            "centre": sums.position[region] / voxels * spacing,
-            "from": (sums.first[region] - 0.5) * spacing,
+            "centre": start + sums.position[region] / voxels * spacing,
+            "from": start + (sums.first[region] - 0.5) * spacing,
             "extent": extent * spacing,
         }
         mean = dict(zip(names, (sums.values[region] / voxels).tolist(), strict=True))

@@ -1,5 +1,6 @@
 """Verb `fetch`: a source, the generator or the training field → the input store of one volume."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import dask.array as da
@@ -26,14 +27,17 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
     """Write the volume's input store and its manifest."""
     loaded = store_of_pairs.read(pairs)
     config = spec.find(VOLUME, VolumeConfig)
+    geometry = loaded.geometry
     if config is None:
         noisy, mask = first_field(loaded)
-    elif config.synthetic is not None:
-        noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, loaded.geometry)
     else:
-        noisy, mask = read(config, spec.get("pairs", PairsConfig).channels, loaded.geometry)
+        geometry = replace(geometry, origin=()).cropped(config.crop)
+        if config.synthetic is not None:
+            noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, geometry)
+        else:
+            noisy, mask = read(config, spec.get("pairs", PairsConfig).channels, geometry)
     with reading(*origins(config, noisy, name)):
-        digests = volumes.write_input(store, noisy, mask, loaded.geometry)
+        digests = volumes.write_input(store, noisy, mask, geometry)
     # of the copy, because a source may be slow or far away, and is read once
     require_data(volumes.open_input(store), name, masked=config is None or config.mask is not None)
     log(f"fetch: volume {name}: {dict(noisy.sizes)}")

@@ -117,6 +117,7 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
         "value_unit": geometry.value_unit,
         "length_unit": geometry.unit,
         "spacing": [step * part.step for step, part in zip(geometry.spacing[lead:], (rows, columns), strict=True)],
+        "origin": given.geometry.origin[lead:],
         "axes": geometry.space[lead:],
         "explained": group[EMBEDDING].attrs["explained"],
     }

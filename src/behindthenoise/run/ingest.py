@@ -117,7 +117,7 @@ def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geome
     names = tuple(str(name) for name in clean.coords["channel"].to_numpy())
     known: dict[str, Any] = dict(clean.attrs) if not config.spacing else {"spacing": config.spacing, "unit": config.unit}
     spacing = tuple(known.get("spacing", {}).get(name, 1.0) for name in space)
-    geometry = Geometry(space, spacing, known.get("unit") or config.unit, names, config.value_unit)
+    geometry = Geometry(space, spacing, known.get("unit") or config.unit, names, config.value_unit).cropped(config.crop)
     return values["noisy"], values["clean"], mask, geometry, extra
 
 

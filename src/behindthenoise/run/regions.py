@@ -352,16 +352,22 @@ def listed(
 
 
 def row_of(rank: int, index: int, sums: Sums, names: list[str], geometry: Geometry, asked: RegionConfig) -> dict[str, Value]:
-    """One region in numbers; positions are those of the volume's coordinates, whose first voxel has its middle at 0."""
+    """One region in numbers; positions are those of the volume's coordinates, of the middles of voxels."""
     voxels, voxel = int(sums.voxels[index]), prod(geometry.spacing)
     mean = {name: float(value) / voxels for name, value in zip(names, sums.values[index], strict=True)}
-    steps = dict(zip(geometry.space, geometry.spacing, strict=True))
-    box = zip(geometry.space, sums.position[index], sums.first[index], sums.last[index], strict=True)
     places: dict[str, Value] = {}
-    for axis, total, first, last in box:
-        places[f"centre_{axis}"] = float(total) / voxels * steps[axis]
-        places[f"from_{axis}"] = (int(first) - 0.5) * steps[axis]
-        places[f"to_{axis}"] = (int(last) + 0.5) * steps[axis]
+    for axis, start, step, total, first, last in zip(
+        geometry.space,
+        geometry.origin,
+        geometry.spacing,
+        sums.position[index],
+        sums.first[index],
+        sums.last[index],
+        strict=True,
+    ):
+        places[f"centre_{axis}"] = start + float(total) / voxels * step
+        places[f"from_{axis}"] = start + (int(first) - 0.5) * step
+        places[f"to_{axis}"] = start + (int(last) + 0.5) * step
     row: dict[str, Value] = {
         "region": rank,
         "channel": asked.channel,
@@ -395,16 +401,16 @@ def write_outlines(path: Path, rows: list[dict[str, Value]], labels: zarr.Array[
 
 def rings_of(row: Mapping[str, Value], labels: zarr.Array[Any], geometry: Geometry) -> list[list[list[float]]]:
     """Rings of (x, y) around a region, the outer one first; around its box where that is too large to be read."""
-    steps = dict(zip(geometry.space, geometry.spacing, strict=True))
-    ends = [[round(float(row[f"{side}_{axis}"]) / steps[axis] + 0.5) for side in ("from", "to")] for axis in geometry.space]
+    axes = zip(geometry.space, geometry.origin, geometry.spacing, strict=True)
+    ends = [[round((float(row[f"{side}_{axis}"]) - start) / step + 0.5) for side in ("from", "to")] for axis, start, step in axes]
     corner, shape = [first for first, _ in ends], [stop - first for first, stop in ends]
     seen = np.ones(shape[-2:], bool)
     if prod(shape) <= OUTLINED:
         found = np.asarray(labels[tuple(slice(*pair) for pair in ends)]) == row["region"]
         seen = found.any(axis=tuple(range(found.ndim - 2)))
-    across, along = geometry.spacing[-1], geometry.spacing[-2]
+    (top, left), (along, across) = geometry.origin[-2:], geometry.spacing[-2:]
     return [
-        [[(column + corner[-1] - 0.5) * across, (line + corner[-2] - 0.5) * along] for line, column in ring]
+        [[left + (column + corner[-1] - 0.5) * across, top + (line + corner[-2] - 0.5) * along] for line, column in ring]
         for ring in outline(seen)
     ]
 
@@ -432,11 +438,16 @@ def draw(path: Path, ome: zarr.Group, channel: int, labels: zarr.Array[Any], vol
     return {
         "axes": geometry.space[lead:],
         "spacing": [step * factor for step, factor in zip(geometry.spacing[lead:], factors[lead:], strict=True)],
+        # the middle of a pixel that stands for several is between theirs
+        "origin": [
+            start + step * (factor - 1) / 2
+            for start, step, factor in zip(geometry.origin[lead:], geometry.spacing[lead:], factors[lead:], strict=True)
+        ],
         "unit": geometry.unit,
         "value_unit": geometry.value_unit,
         "where": [
-            f"{axis} = {place * step:g} {geometry.unit}"
-            for axis, place, step in zip(geometry.space, plane, geometry.spacing, strict=False)
+            f"{axis} = {start + place * step:g} {geometry.unit}"
+            for axis, place, step, start in zip(geometry.space, plane, geometry.spacing, geometry.origin, strict=False)
         ],
     }
 
