@@ -122,6 +122,11 @@ def test_channels_chosen_by_name_fit_whatever_their_order(folder):
     assert ingest(configure(clean={"channel_names": ["Fe", "Si"]}, pairs={"channels": ["Si", "Fe"]})) == 0
 
 
+def test_names_of_the_fast_scans_are_enough(folder):
+    assert ingest(configure(clean={"channel_names": None})) == 0
+    assert xr.open_zarr("pairs.zarr", consolidated=False)["channel"].values.tolist() == ["Si", "Fe"]
+
+
 def test_a_scan_that_does_not_exist(folder, capsys):
     assert ingest(configure(pairs={"scans": [0, 5]})) == 2
     assert "scan 5 does not exist in noisy.npy; it has 2" in capsys.readouterr().err

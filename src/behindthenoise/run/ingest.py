@@ -114,7 +114,8 @@ def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geome
             mask = read_mask(config.mask, config.crop, sizes).to_numpy().copy()
     for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
         expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
-    names = tuple(str(name) for name in clean.coords["channel"].to_numpy())
+    named = [tuple(str(name) for name in array.coords["channel"].to_numpy()) for array in (clean, noisy)]
+    names = next((row for row in named if not all(name.isdecimal() for name in row)), named[0])
     known: dict[str, Any] = dict(clean.attrs) if not config.spacing else {"spacing": config.spacing, "unit": config.unit}
     spacing = tuple(known.get("spacing", {}).get(name, 1.0) for name in space)
     geometry = Geometry(space, spacing, known.get("unit") or config.unit, names, config.value_unit).cropped(config.crop)
