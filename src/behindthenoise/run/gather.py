@@ -141,11 +141,11 @@ def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]], runs: list[di
     return {
         "Fields": f"{images} of {' x '.join(map(str, pairs.shape))} voxels; fast scans of each: {scans}",
         "Channels": ", ".join(pairs.geometry.channels),
-        "Scale of the fast scans": "; ".join(
-            f"{name} = {gain:.4g} × slow {offset:+.3g}"
+        "Fast scans": "; ".join(
+            f"{name}: {gain:.4g} times the slow scan {offset:+.3g}"
             for name, gain, offset in zip(pairs.geometry.channels, pairs.scale.gain, pairs.scale.offset, strict=True)
         )
-        + " (where noisy and clean values are compared, this is taken back)",
+        + " (taken back before they are compared with anything)",
         "Ensemble": f"{len(members)} {KINDS[network.kind]}, seed {ensemble.seed}, latent {network.latent}",
         "Parameters of a network": span(parameters),
         "Receptive radius": f"{span(radii)} voxels",
