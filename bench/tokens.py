@@ -10,6 +10,7 @@ number of clusters that ours found. Voxels without a true phase are left out.
     snakemake --configfile bench/real/standards.yaml
     python bench/tokens.py agreement results/standards minerals --labels ../shared/data/edx_mineral_standards.zarr
     python bench/tokens.py picture results/obj1 field 2 4 6 --out docs/figures/tokens_obj1.png     medians, embedding and tokens
+    python bench/tokens.py twins --config bench/real/blobs20.yaml     how far the scan itself tells phases of one intensity apart
     python bench/tokens.py assign --voxels 1e8        an embedding on disk, against scikit-learn's predict; 2 GB of disk
 """
 
@@ -28,7 +29,7 @@ import numpy as np
 import zarr
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, find_objects, gaussian_filter, label
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, homogeneity_score
 
@@ -44,6 +45,7 @@ from behindthenoise.run import fetch, token_models
 
 WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 FITTED = 50_000  # voxels that rivals are fitted to
+TWIN_FIELD, SMALLEST_GRAIN = (384, 512), 20  # voxels
 EDGE = 512  # of a file of the embedding of `assign`
 COMPONENTS = 8
 
@@ -63,12 +65,15 @@ def main() -> None:
     drawn.add_argument("volume")
     drawn.add_argument("counts", type=int, nargs="+")
     drawn.add_argument("--out", type=Path, required=True)
+    alike = modes.add_parser("twins")
+    alike.add_argument("--config", type=Path, required=True, help="of a generated data set")
+    alike.add_argument("--doses", type=float, nargs="+", default=[1, 4, 10, 30, 100])
     cost = modes.add_parser("assign")
     cost.add_argument("--voxels", type=float, default=1e7)
     cost.add_argument("--turns", type=int, default=3)
     cost.add_argument("--folder", type=Path, default=Path("build/tokens"))
     options = parser.parse_args()
-    {"assign": assigning, "picture": picture, "agreement": agreement}[options.mode](options)
+    {"assign": assigning, "twins": twins, "picture": picture, "agreement": agreement}[options.mode](options)
 
 
 def picture(options: argparse.Namespace) -> None:
@@ -129,6 +134,49 @@ def truth_of(options: argparse.Namespace, shape: tuple[int, ...]) -> np.ndarray:
     config = configuration.load(options.config)
     assert config.synthetic is not None
     return synthetic.scene(config.synthetic, shape, fetch.FIELD_INDEX).labels.astype(int) + 1
+
+
+def twins(options: argparse.Namespace) -> None:
+    """
+    Print how well the two phases of one intensity are told apart by who knows every grain's outline, the clean image without
+    stripes, and the stripes' period: by the strongest wave of that period in any direction.
+    """
+    config = configuration.load(options.config).synthetic
+    assert config is not None
+    assert config.phases >= 4
+    print(f"{'dose':>6} {'grains':>6} {'AUC':>5} {'voxels right at the best threshold':>34}")
+    for dose in options.doses:
+        scene = synthetic.scene(config.model_copy(update={"dose": dose}), TWIN_FIELD, fetch.FIELD_INDEX)
+        plain = gaussian_filter(scene.clean[0], synthetic.RIPPLE_PERIOD / 2)
+        noise = (scene.noisy[0, 0] - plain) / (synthetic.DARK_SCALE + synthetic.BRIGHT_SCALE * plain.clip(0))
+        found = [
+            (strongest_wave(noise[box], shape), phase == config.phases - 1, shape.sum())
+            for phase in (config.phases - 2, config.phases - 1)
+            for box, shape in grains_of(scene.labels == phase)
+        ]
+        power, striped, size = map(np.array, zip(*found, strict=True))
+        auc = (power[striped][:, None] > power[~striped]).mean()
+        right = max((size * ((power > limit) == striped)).sum() / size.sum() for limit in power)
+        print(f"{dose:6g} {len(found):6} {auc:5.2f} {100 * right:32.0f} %", flush=True)
+
+
+def grains_of(phase: np.ndarray) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
+    """Box and inside of every grain that is large enough to have a texture, without its outermost voxels."""
+    numbers, _ = label(binary_erosion(phase, iterations=2))
+    for number, box in enumerate(find_objects(numbers), start=1):
+        shape = numbers[box] == number
+        if shape.sum() >= SMALLEST_GRAIN:
+            yield box, shape
+
+
+def strongest_wave(noise: np.ndarray, shape: np.ndarray) -> float:
+    """Power of a wave of the stripes' period inside a grain, over that of white noise on average; the best of 36 directions."""
+    inside = np.where(shape, noise - np.median(noise[shape]), 0).clip(-4, 4)
+    down, right = np.mgrid[tuple(slice(size) for size in shape.shape)]
+    turns = np.linspace(0, np.pi, 36, endpoint=False)
+    steps = 2j * np.pi / synthetic.RIPPLE_PERIOD
+    waves = (np.exp(steps * (np.cos(turn) * down + np.sin(turn) * right)) for turn in turns)
+    return float(max(abs((inside * wave).sum()) ** 2 for wave in waves) / (inside**2).sum())
 
 
 def smoothed(noisy: np.ndarray, mask: np.ndarray, width: float, *, scaled: bool) -> np.ndarray:

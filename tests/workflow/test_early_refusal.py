@@ -26,10 +26,11 @@ MEASURED = {
 }
 
 
-def write(folder, *, noisy_shape=(2, 1, 48, 48), clean_shape=(1, 48, 48), **changes):
+def write(folder, **changes):
     random = np.random.default_rng(0)
-    np.save(folder / "noisy.npy", random.normal(size=noisy_shape).astype(np.float32))
-    np.save(folder / "clean.npy", random.normal(size=clean_shape).astype(np.float32))
+    clean = random.normal(size=(1, 48, 48)).astype(np.float32)
+    np.save(folder / "noisy.npy", clean + random.normal(size=(2, 1, 48, 48)).astype(np.float32))
+    np.save(folder / "clean.npy", clean)
     (folder / "config.yaml").write_text(yaml.safe_dump({**MEASURED, **changes}))
 
 
@@ -85,8 +86,8 @@ def test_new_data_in_a_zarr_source_are_noticed(fresh):
     """The metadata of a store stay as they are when its chunks are written anew."""
     write(fresh.folder, pairs={**MEASURED["pairs"], "clean": {"path": "clean.zarr", "axes": "channel y x"}})
     clean = zarr.create_array(fresh.folder / "clean.zarr", shape=(1, 48, 48), dtype="float32")
-    for values in np.random.default_rng(1).normal(size=(2, 1, 48, 48)):
-        clean[...] = values
+    for noise in np.random.default_rng(1).normal(size=(2, 1, 48, 48)):
+        clean[...] = np.load(fresh.folder / "clean.npy") + noise
         assert fresh.plan()["ingest"] == 1
         fresh.finish("--until", "ingest")
         assert fresh.plan()["ingest"] == 0

@@ -38,8 +38,9 @@ def test_what_stands_at_a_target_already_is_refused_before_any_job(changed):
 def test_new_data_at_a_url_are_noticed(fresh):
     random = np.random.default_rng(0)
     (fresh.folder / "far").mkdir()
-    np.save(fresh.folder / "far" / "noisy.npy", random.random((1, 48, 48)))
-    zarr.save_array(fresh.folder / "far" / "clean.zarr", random.random((48, 48)))
+    clean = random.random((48, 48))
+    np.save(fresh.folder / "far" / "noisy.npy", clean + random.random((1, 48, 48)))
+    zarr.save_array(fresh.folder / "far" / "clean.zarr", clean)
     far, third = f"local://{fresh.folder}/far", [[0, 0.33], [0.33, 0.66], [0.66, 1]]
     content = {
         "dataset": "tiny",
@@ -58,7 +59,7 @@ def test_new_data_at_a_url_are_noticed(fresh):
     target = "results/tiny/pairs.json"
     fresh.finish(target)
     assert fresh.plan(target) == Counter()
-    np.save(fresh.folder / "far" / "noisy.npy", random.random((1, 48, 48)))
+    np.save(fresh.folder / "far" / "noisy.npy", clean + random.random((1, 48, 48)))
     assert fresh.plan(target) == Counter(ingest=1)
     fresh.finish(target)
     assert fresh.plan(target) == Counter()
