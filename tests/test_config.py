@@ -23,7 +23,7 @@ WRONG = {
     ),
     "unknown key of a volume": (
         {"volumes": {"one": {"noizy": "x"}}},
-        r"unknown key 'volumes\.one\.noizy'; allowed here: channels, crop, noisy, mask, scan, synthetic",
+        r"unknown key 'volumes\.one\.noizy'; allowed here: channels, crop, origin, noisy, mask, scan, synthetic",
     ),
     "number as text": ({"training": {"steps": "5"}}, r"training\.steps is '5': input should be a valid integer"),
     "fraction for a count": ({"training": {"steps": 5.5}}, r"training\.steps is 5\.5: input should be a valid integer"),

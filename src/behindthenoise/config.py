@@ -171,13 +171,18 @@ TargetOrPath = Annotated[
 
 
 class Selection(Section):
-    """Which part of an array is used."""
+    """Which part of an array is used, and where the array lies."""
 
     channels: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="Channels to use, by name and in this order; null uses all."
     )
     crop: dict[Space, Span] = Field(
         default_factory=dict, description="First and one-past-last voxel to use along an axis, e.g. {y: [0, 256]}."
+    )
+    origin: dict[Space, Real] = Field(
+        default_factory=dict,
+        description="Where the middle of the source's first voxel (before `crop`) lies along each axis, in the unit of the voxels' "
+        "size: stage coordinates, for example; else as an OME-Zarr file tells, else 0.",
     )
 
     @field_validator("channels")
@@ -209,9 +214,11 @@ class PairsConfig(Selection):
         default=None, min_length=1, description="Indices of the fast scans to use; null uses all."
     )
     spacing: dict[Space, Annotated[Real, Field(gt=0)]] = Field(
-        default_factory=dict, description="Size of a voxel along each axis, in `unit`."
+        default_factory=dict,
+        description="Size of a voxel along each axis, in `unit`, of the pairs and of all volumes; else as each file tells "
+        "(OME-Zarr, OME-TIFF, ImageJ), else 1.",
     )
-    unit: str = Field(default="pixel", description="Unit of `spacing`, e.g. micrometer.")
+    unit: str = Field(default="pixel", description="Unit of `spacing` and `origin`, e.g. micrometer.")
     value_unit: str = Field(default="a.u.", description="Unit of the clean image's values, e.g. counts.")
 
 

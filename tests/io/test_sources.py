@@ -39,7 +39,7 @@ def write_tiff_folder(path):
 
 
 def write_ome(path, version):
-    scaled = [{"type": "scale", "scale": [1, 1, 2.5, 0.5, 0.25]}]
+    scaled = [{"type": "scale", "scale": [1, 1, 2.5, 0.5, 0.25]}, {"type": "translation", "translation": [0, 0, 10, -3, 20]}]
     units = [None, None, "micrometer", "micrometer", "micrometer"]
     axes = [{"name": name} | ({"unit": unit} if unit else {}) for name, unit in zip("tczyx", units, strict=True)]
     levels = [{"path": str(level), "coordinateTransformations": scaled} for level in range(2)]
@@ -141,9 +141,48 @@ def test_ome_zarr_gives_level_zero_with_axes_channels_and_scale(tmp_path, versio
     assert array.dims == ("scan", "channel", "z", "y", "x")
     assert list(array.channel.values) == ["Si", "Al", "Fe"]
     assert array.attrs["spacing"] == {"z": 2.5, "y": 1.0, "x": 0.5}
+    assert array.attrs["position"] == {"z": 10.0, "y": -6.0, "x": 40.0}  # the image's own scale comes after the level's shift
     assert array.attrs["unit"] == "micrometer"
     assert array.attrs["origin"] == f"{tmp_path / 'a.ome.zarr'}::0"
     np.testing.assert_array_equal(array.values, IMAGE[:, :, None])
+
+
+def test_ome_tiff_gives_channels_and_scale(tmp_path):
+    told = {"axes": "CYX", "Channel": {"Name": ["Si", "Al", "Fe"]}, "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "\N{MICRO SIGN}m"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", IMAGE[0], metadata={**told, "PhysicalSizeY": 0.25})
+    array = open_source(Source(path=str(tmp_path / "a.ome.tif")))
+    assert list(array.channel.values) == ["Si", "Al", "Fe"]
+    assert array.attrs["spacing"] == {"y": 0.25, "x": 0.5}
+    assert array.attrs["unit"] == "micrometer"
+
+
+def test_imagej_tiff_gives_its_scale(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "a.tif", PAGES, imagej=True, resolution=(2, 4), metadata={"axes": "ZYX", "spacing": 3.0, "unit": "um"}
+    )
+    attributes = open_source(Source(path=str(tmp_path / "a.tif"))).attrs
+    assert attributes["spacing"] == {"z": 3.0, "y": 0.25, "x": 0.5}
+    assert attributes["unit"] == "micrometer"
+
+
+@pytest.mark.parametrize("told", [{"unit": "inch"}, {}])
+def test_resolutions_for_printers_are_no_scale(tmp_path, told):
+    tifffile.imwrite(tmp_path / "a.tif", PAGES, imagej=bool(told), resolution=(72, 72), metadata={"axes": "ZYX", **told})
+    assert "spacing" not in open_source(Source(path=str(tmp_path / "a.tif"))).attrs
+
+
+def test_stacked_tiff_files_tell_no_distance_between_them(tmp_path):
+    for number, page in enumerate(PAGES):
+        tifffile.imwrite(tmp_path / f"{number}.ome.tif", page, metadata={"axes": "YX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5})
+    array = open_source(Source(path=str(tmp_path / "*.tif"), axes=("z", "y", "x")))
+    assert array.attrs["spacing"] == {"y": 0.5, "x": 0.5}
+    assert array.attrs["unit"] == "micrometer"
+
+
+def test_broken_metadata_of_a_tiff_tell_nothing(tmp_path):
+    told = '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image></OME>'
+    tifffile.imwrite(tmp_path / "a.tif", PAGES[0], description=told, metadata=None)
+    assert set(open_source(Source(path=str(tmp_path / "a.tif"))).attrs) == {"origin"}
 
 
 def test_another_level_of_an_ome_zarr_can_be_asked_for(tmp_path):

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 import xarray as xr
 
 from behindthenoise import config as settings
@@ -274,6 +275,20 @@ def test_what_is_cropped_stays_where_it_was(folder):
     assert (field["y"].values[0], field["x"].values[0]) == (2.0, 0.0)
     np.testing.assert_allclose(found["x"], 0.25 * np.arange(7, 60))
     np.testing.assert_allclose(found["y"], 0.5 * np.arange(60))
+
+
+def test_a_volume_keeps_its_own_scale_and_place(folder, capsys):
+    told = {"axes": "CYX", "PhysicalSizeX": 0.3, "PhysicalSizeY": 0.2}
+    tifffile.imwrite("map.ome.tif", np.zeros((2, 60, 60), np.float32), metadata=told)
+    config = configure(volumes={"map": {"noisy": "map.ome.tif", "crop": {"x": [10, 60]}, "origin": {"y": 500, "x": -100}}})
+    assert ingest(config) == 0
+    options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
+    assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
+    assert "has voxels of 0.2 x 0.3 micrometer, the training pairs of 1 x 1 pixel" in capsys.readouterr().err
+    found = xr.open_zarr("map.zarr", consolidated=False)
+    np.testing.assert_allclose(found["x"], -100 + 0.3 * np.arange(10, 60))
+    np.testing.assert_allclose(found["y"], 500 + 0.2 * np.arange(60))
+    assert found["x"].attrs["units"] == "micrometer"
 
 
 def test_a_volume_without_a_channel_axis_fits_pairs_without_one(folder):

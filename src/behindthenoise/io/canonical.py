@@ -3,6 +3,8 @@
 import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import xarray as xr
 from tifffile import TiffFileError
@@ -10,6 +12,7 @@ from tifffile import TiffFileError
 from behindthenoise import remote
 from behindthenoise.config import SPACE_AXES, Selection, Source, Space
 from behindthenoise.errors import BehindTheNoiseError, SourceError
+from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.sources import crop_space, open_source, select_channels
 
 # what libraries raise for damaged files
@@ -65,6 +68,34 @@ def read_mask(source: Source, crop: Mapping[Space, tuple[int, int]], sizes: Mapp
             )
     lacking = {name: size for name, size in sizes.items() if name not in mask.dims}
     return mask.expand_dims(lacking).transpose(*sizes)
+
+
+def placed(geometry: Geometry, told: Mapping[str, Any], selection: Selection, spacing: Mapping[Any, float]) -> Geometry:
+    """
+    The geometry of the selected part of a source: voxel sizes and positions as the config gives them, else as the file tells.
+
+    Parameters
+    ----------
+    geometry
+        Names of the axes; its spacing and unit hold where nobody tells any.
+    told
+        Attributes of the source: `spacing`, `position` and `unit`, or some of them.
+    spacing
+        By the config, in the unit of `geometry`; empty where it gives none.
+    """
+    known: Mapping[Any, float] = spacing or dict(zip(geometry.space, geometry.spacing, strict=False))
+    unit = geometry.unit
+    # what tells the size of a pixel but not the distance of slices has no scale
+    if not spacing and set(geometry.space) <= set(told.get("spacing", ())):
+        known, unit = told["spacing"], told.get("unit", unit)
+    # a position in another unit than the voxels' size means nothing
+    position: Mapping[Any, float] = selection.origin or (told.get("position", {}) if told.get("unit", unit) == unit else {})
+    return replace(
+        geometry,
+        spacing=tuple(known.get(axis, 1.0) for axis in geometry.space),
+        unit=unit,
+        origin=tuple(position.get(axis, 0.0) for axis in geometry.space),
+    ).cropped(selection.crop)
 
 
 @contextmanager

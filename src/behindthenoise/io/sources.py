@@ -25,6 +25,7 @@ from zarr.storage import FsspecStore
 from behindthenoise import remote
 from behindthenoise.config import SPACE_AXES, Axis, Source
 from behindthenoise.errors import BehindTheNoiseError, SourceError
+from behindthenoise.io import tiff_metadata
 from behindthenoise.io.copies import copies, named_by_url
 
 ALIASES: Mapping[str, Axis] = {
@@ -81,9 +82,11 @@ class Stored:
     channel_names
         Every list of channel names that the file offers, nearest to the array first; lists of other arrays may be among them.
     spacing
-        Size of a voxel along each axis; empty where the file does not say.
+        Size of a voxel along each axis, NaN along those of which the file does not say it; empty where it says nothing.
     units
         Unit of `spacing` along each axis.
+    position
+        Where the middle of the first voxel lies along each axis, in `units`; empty where the file does not say.
     """
 
     values: ArrayLike
@@ -92,6 +95,7 @@ class Stored:
     channel_names: tuple[tuple[str, ...], ...] = ()
     spacing: tuple[float, ...] = ()
     units: tuple[str | None, ...] = ()
+    position: tuple[float, ...] = ()
 
 
 class NpyFile:
@@ -125,6 +129,7 @@ class OmeLevel:
     dims: tuple[str, ...]
     units: tuple[str | None, ...]
     spacing: tuple[float, ...]
+    position: tuple[float, ...]
 
 
 def open_source(source: Source) -> xr.DataArray:
@@ -145,7 +150,7 @@ def open_source(source: Source) -> xr.DataArray:
     xarray.DataArray
         Dask array in native byte order, times `factor` as float32 unless that is 1. A channel axis has the names of the
         channels as coordinate, `0`, `1`, ... where nobody names them. `attrs["origin"]` says where it comes from; `spacing`
-        (by axis) and `unit` are there where the file tells them.
+        and `position` of the first voxel (both by axis) and their `unit` are there where the file tells them.
 
     Raises
     ------
@@ -250,7 +255,7 @@ def _read_zarr(files: Sequence[str], wanted: str | None, options: Mapping[str, A
     for parent, group in groups.items():
         for level in _ome_levels(group, files[0]):
             if _join(parent, level.path) == name:
-                return replace(stored, dims=level.dims, spacing=level.spacing, units=level.units)
+                return replace(stored, dims=level.dims, spacing=level.spacing, units=level.units, position=level.position)
     return stored
 
 
@@ -269,7 +274,16 @@ def _read_tiff(files: Sequence[str], wanted: str | None) -> Stored:
         store = tifffile.imread(one, aszarr=True, series=index, level=0)
         values = zarr.open_array(store, mode="r")
     dims: tuple[str | None, ...] = tuple(TIFF_AXES.get(letter) for letter in first[index].axes)
-    return Stored(values, dims if len(files) == 1 else (None, *dims), choice if len(first) > 1 else "")
+    told = tiff_metadata.read(files[0], index)
+    stack = (None,) * (len(files) > 1)
+    return Stored(
+        values,
+        (*stack, *dims),
+        choice if len(first) > 1 else "",
+        (told.channels,) if told.channels else (),
+        (*(math.nan for _ in stack), *(told.spacing.get(name, math.nan) for name in dims)),
+        (*stack, *(told.units.get(name) for name in dims)),
+    )
 
 
 def _read_hdf5(files: Sequence[str], wanted: str | None) -> Stored:
@@ -370,13 +384,19 @@ def _ome_levels(group: zarr.Group, path: str) -> list[OmeLevel]:
         axes = [{"name": axis} if isinstance(axis, str) else axis for axis in image["axes"]]
         dims = tuple(str(axis["name"]) for axis in axes)
         units = tuple(axis.get("unit") for axis in axes)
-        return [OmeLevel(str(data["path"]), dims, units, _ome_scale(len(dims), data, image)) for data in image["datasets"]]
+        return [OmeLevel(str(data["path"]), dims, units, *_ome_place(len(dims), data, image)) for data in image["datasets"]]
 
 
-def _ome_scale(count: int, *holders: Mapping[str, Any]) -> tuple[float, ...]:
-    """Product of the scales of a level and of its image along each axis; empty where neither has one."""
-    found = [step["scale"] for holder in holders for step in holder.get("coordinateTransformations", ()) if "scale" in step]
-    return tuple(math.prod(float(scale[i]) for scale in found) for i in range(count)) if found else ()
+def _ome_place(count: int, *holders: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Spacing and position along each axis, by the transformations of a level, then of its image; empty where there is none."""
+    spacing, position = [1.0] * count, [0.0] * count
+    steps = [step for holder in holders for step in holder.get("coordinateTransformations", ())]
+    for step in steps:
+        for axis in range(count):
+            factor, shift = (float(step[kind][axis]) if kind in step else none for kind, none in (("scale", 1), ("translation", 0)))
+            spacing[axis], position[axis] = spacing[axis] * factor, position[axis] * factor + shift
+    kinds = {kind for step in steps for kind in step}
+    return tuple(spacing) if "scale" in kinds else (), tuple(position) if "translation" in kinds else ()
 
 
 def _tiff_series(file: str) -> list[TiffSeries]:
@@ -466,10 +486,13 @@ def _our_channels(stored: Stored, given: tuple[str, ...] | None, count: int, ori
 
 
 def _scale(stored: Stored, dims: Sequence[Axis]) -> dict[str, Any]:
-    """Size of a voxel by axis, and its unit where all axes of space share one."""
-    spacing = {axis: size for axis, size in zip(dims, stored.spacing, strict=False) if axis in SPACE_AXES}
+    """Size of a voxel and position of the first one by axis, and their unit where all axes of space share one."""
+    told: dict[str, Any] = {}
+    for name, values in (("spacing", stored.spacing), ("position", stored.position)):
+        found = {axis: value for axis, value in zip(dims, values, strict=False) if axis in SPACE_AXES and math.isfinite(value)}
+        told |= {name: found} if found else {}
     units = {unit for axis, unit in zip(dims, stored.units, strict=False) if axis in SPACE_AXES and unit is not None}
-    return ({"spacing": spacing} if spacing else {}) | ({"unit": units.pop()} if len(units) == 1 else {})
+    return told | ({"unit": units.pop()} if len(units) == 1 else {})
 
 
 def _check_values(values: ArrayLike, origin: str) -> None:

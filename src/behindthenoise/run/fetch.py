@@ -12,7 +12,7 @@ from behindthenoise.core import synthetic
 from behindthenoise.core.split import shown_image
 from behindthenoise.errors import SourceError
 from behindthenoise.io import stores, volumes
-from behindthenoise.io.canonical import canonical, read_mask, reading
+from behindthenoise.io.canonical import canonical, placed, read_mask, reading
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.volumes import Volume
@@ -31,11 +31,15 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
     if config is None:
         noisy, mask = first_field(loaded)
     else:
-        geometry = replace(geometry, origin=()).cropped(config.crop)
+        told, spacing = {}, {}
         if config.synthetic is not None:
             noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, geometry)
         else:
-            noisy, mask = read(config, spec.get("pairs", PairsConfig).channels, geometry)
+            like = spec.get("pairs", PairsConfig)
+            noisy, mask = read(config, like.channels, geometry)
+            told, spacing = noisy.attrs, like.spacing
+        geometry = placed(replace(geometry, origin=()), told, config, spacing)
+        tell_other_voxels(geometry, loaded.geometry, name)
     with reading(*origins(config, noisy, name)):
         digests = volumes.write_input(store, noisy, mask, geometry)
     # of the copy, because a source may be slow or far away, and is read once
@@ -94,11 +98,20 @@ def read(config: VolumeConfig, channels: tuple[str, ...] | None, geometry: Geome
     if config.scan >= noisy.sizes["scan"]:
         raise SourceError(f"scan {config.scan} does not exist in {origin}; it has {noisy.sizes['scan']}")
     noisy = noisy.isel(scan=config.scan)
-    noisy.attrs["origin"] = origin
     sizes = {axis: noisy.sizes[axis] for axis in space}
     if config.mask is None:
         return noisy, xr.DataArray(da.ones(list(sizes.values()), dtype=bool), dims=space)
     return noisy, read_mask(config.mask, config.crop, sizes)
+
+
+def tell_other_voxels(own: Geometry, trained: Geometry, name: str) -> None:
+    """Say so if a volume's voxels are not of the size that the networks learned on."""
+    if (own.spacing, own.unit) != (trained.spacing, trained.unit):
+        sizes = [" x ".join(f"{step:g}" for step in one.spacing) + f" {one.unit}" for one in (own, trained)]
+        log(
+            f"fetch: warning: volume {name} has voxels of {sizes[0]}, the training pairs of {sizes[1]}; networks know what they "
+            "learned in voxels, so structures of another size in voxels are new to them (give pairs.spacing if the files are wrong)"
+        )
 
 
 def origins(config: VolumeConfig | None, noisy: xr.DataArray, name: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -14,7 +13,7 @@ from behindthenoise.core import split as splitting
 from behindthenoise.core.calibration.units import box_around
 from behindthenoise.core.scale import Scale
 from behindthenoise.errors import SourceError
-from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, read_mask, reading
+from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, placed, read_mask, reading
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.stores import metadata_digest
@@ -116,9 +115,8 @@ def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geome
         expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
     named = [tuple(str(name) for name in array.coords["channel"].to_numpy()) for array in (clean, noisy)]
     names = next((row for row in named if not all(name.isdecimal() for name in row)), named[0])
-    known: dict[str, Any] = dict(clean.attrs) if not config.spacing else {"spacing": config.spacing, "unit": config.unit}
-    spacing = tuple(known.get("spacing", {}).get(name, 1.0) for name in space)
-    geometry = Geometry(space, spacing, known.get("unit") or config.unit, names, config.value_unit).cropped(config.crop)
+    told = clean.attrs if "spacing" in clean.attrs else noisy.attrs
+    geometry = placed(Geometry(space, (), config.unit, names, config.value_unit), told, config, config.spacing)
     return values["noisy"], values["clean"], mask, geometry, extra
 
 
