@@ -16,6 +16,7 @@ CONFIG = {
     "network": {"depth": 3, "width": 2, "radius_max": 4, "latent": 3, "head": 4},
     "ensemble": {"size": 5},
     "tokens": {"components": 6},
+    "training": {"steps": 7, "batch": 4, "threads": 1},
     "inference": {"jobs": 3, "memory_gb": 2, "tile": 64},
 }
 
@@ -32,7 +33,9 @@ def write(tmp_path):
 
 def test_tiles_shards_memory_and_storage_are_said(write, capsys):
     assert main(["plan", str(write())]) == 0
-    field, large = capsys.readouterr().out.strip().split("\n\n")
+    training, field, large = capsys.readouterr().out.strip().split("\n\n")
+    assert training.startswith("training: 5 members, each 7 steps of 4 patches of 40 x 48\n")
+    assert re.search(r"a member on this (cpu|cuda) with 1 thread, [\d.]+ (s|minutes|hours) for all", training)
     assert field.startswith("volume field: 40 x 48 voxels, channels 2\n  1 tile of 40 x 48, halo")
     assert large.startswith("volume large: 100 x 300 voxels, channels 2\n  10 tiles of 64 x 64, halo")
     assert "10 shards of 64 x 64, for 3 jobs" in large
@@ -53,6 +56,22 @@ def test_networks_that_are_not_timed_count_as_well(write, monkeypatch):
     assert forecast.seconds_of(drawn, (40, 48), 4) == pytest.approx(
         3 * sum(one.operations for one in drawn) / sum(one.operations for one in drawn[:3])
     )
+
+
+def test_training_takes_as_long_as_its_steps(write, monkeypatch):
+    monkeypatch.setattr(forecast, "_seconds_of_step", lambda *_: 2.0)
+    config = forecast.load(write(ensemble={"size": 2}))
+    drawn = forecast.drawn_of(config, forecast.Field("a", (40, 48), 2))
+    assert forecast.seconds_of_training(config, drawn, (40, 48)) == 2 * 7 * 2.0
+
+
+def test_the_first_step_which_allocates_does_not_count(write, monkeypatch):
+    clock = iter([0.0, 100.0, 100.0, 101.0, 101.0, 104.0, 104.0, 106.0])
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(forecast.Training, "advance", lambda _: None)
+    config = forecast.load(write())
+    [architecture, *_] = forecast.drawn_of(config, forecast.Field("a", (40, 48), 2))
+    assert forecast._seconds_of_step(config, architecture, (8, 8)) == 2.0
 
 
 def test_a_volume_that_cannot_fit_is_refused(write):

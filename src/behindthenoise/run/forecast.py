@@ -1,4 +1,4 @@
-"""The command `btn plan`: what the volumes of a configuration will cost, before anything is trained."""
+"""The command `btn plan`: what training and the volumes of a configuration will cost, before anything is trained."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -11,13 +11,16 @@ import torch
 
 from behindthenoise.config import Config, Selection, load
 from behindthenoise.core import architecture as architectures
-from behindthenoise.core import memory, tiling
+from behindthenoise.core import memory, patches, tiling
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.network import Network
+from behindthenoise.core.training import Training
 from behindthenoise.io.canonical import canonical
 from behindthenoise.io.volumes import STATISTICS
 from behindthenoise.run import networks as on_disk
+from behindthenoise.run.train import accelerate
 
+STEPS_TIMED = 3  # after a first one, which allocates
 MOST_TIMED = 3  # members; the others are taken to be as fast for each multiply-add
 
 
@@ -32,7 +35,7 @@ class Field:
 
 def plan(path: Path) -> str:
     """
-    Tiles, memory, storage and time of every volume, in words.
+    Time of training, and tiles, memory, storage and time of every volume, in words.
 
     Raises
     ------
@@ -42,7 +45,8 @@ def plan(path: Path) -> str:
     config = load(path)
     every = list(fields(config))
     drawn = drawn_of(config, every[0])
-    return "\n\n".join("\n".join(described(config, drawn, field)) for field in every)
+    blocks = [training(config, drawn, every[0]), *(described(config, drawn, field) for field in every)]
+    return "\n\n".join("\n".join(block) for block in blocks)
 
 
 def drawn_of(config: Config, field: Field) -> list[Architecture]:
@@ -68,6 +72,50 @@ def fields(config: Config) -> Iterator[Field]:
             yield Field(name, found.shape[2:], channels)
 
 
+def training(config: Config, drawn: Sequence[Architecture], field: Field) -> Iterator[str]:
+    """What is to be known of training, line by line."""
+    window = windows_of(config, drawn[0], field)
+    seconds = seconds_of_training(config, drawn, window)
+    steps, batch, threads = config.training.steps, config.training.batch, config.training.threads
+    yield f"training: {_count(len(drawn), 'member')}, each {steps} steps of {batch} patches of {_times(window)}"
+    yield (
+        f"  {_duration(seconds / len(drawn))} a member on this {on_disk.device().type} with {_count(threads, 'thread')}, "
+        f"{_duration(seconds)} for all, shared by the members that train side by side; less where one stops early"
+    )
+
+
+def windows_of(config: Config, architecture: Architecture, field: Field) -> list[int]:
+    """Edges of a training patch."""
+    return [grid.window for grid in patches.lay_out(field.shape, config.training.patch, architecture.radius)[0]]
+
+
+def seconds_of_training(config: Config, drawn: Sequence[Architecture], window: Sequence[int]) -> float:
+    """Seconds that all members take to train, one after another, from a few steps of some of them on random numbers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.training.threads)
+    timed = drawn[:MOST_TIMED]
+    total = sum(_seconds_of_step(config, architecture, window) for architecture in timed) * config.training.steps
+    torch.set_num_threads(threads)
+    return total * sum(one.operations for one in drawn) / sum(one.operations for one in timed)
+
+
+def _seconds_of_step(config: Config, architecture: Architecture, window: Sequence[int]) -> float:
+    device, batch = on_disk.device(), config.training.batch
+    noisy, clean = (torch.randn(batch, channels, *window) for channels in (architecture.in_channels, architecture.out_channels))
+    pairs = torch.arange(batch)[:, None].expand(batch, 2)
+    examples = patches.Patches(noisy, clean, torch.ones(batch, 1, *window), pairs, device).on(device)
+    network = Network(architecture, normalisation=config.training.normalisation, precision=config.training.precision).to(device)
+    started = Training(network, examples, examples, config.training, seed=[0])
+    accelerate(network, examples.batch(np.zeros(batch, dtype=np.int64)).noisy)
+    taken = []
+    for _ in range(1 + STEPS_TIMED):
+        start = time.perf_counter()
+        started.advance()
+        float(next(network.parameters()).detach().sum())  # waits for the device
+        taken.append(time.perf_counter() - start)
+    return sorted(taken[1:])[STEPS_TIMED // 2]
+
+
 def described(config: Config, drawn: Sequence[Architecture], field: Field) -> Iterator[str]:
     """What is to be known of one volume, line by line."""
     inference, shape = config.inference, field.shape
@@ -78,7 +126,6 @@ def described(config: Config, drawn: Sequence[Architecture], field: Field) -> It
     read = sum(prod(part.stop - part.start for part in tile.read) for tile in tiles)
     raw, finished = voxels * (16 * field.channels + 2 * components), voxels * (4 * (len(STATISTICS) * field.channels + 1) + 2)
     seconds = seconds_of(drawn, core, halo)
-    hours = voxels * seconds / prod(core) / 3600
     yield f"volume {field.name}: {_times(shape)} voxels, channels {field.channels}"
     more = 100 * (read / voxels - 1)
     yield f"  {_count(len(tiles), 'tile')} of {_times(core)}, halo {halo}: {more:.0f} % more voxels read than written"
@@ -88,10 +135,10 @@ def described(config: Config, drawn: Sequence[Architecture], field: Field) -> It
         f"  storage before compression: input {_size(4 * voxels * field.channels)}, raw results {_size(raw)}, finished volume "
         f"{_size(finished)} and its pyramid"
     )
-    shown = f"{hours:.2g} hours" if hours >= 1 else f"{60 * hours:.2g} minutes" if hours >= 1 / 60 else f"{3600 * hours:.2g} s"
     yield (
         f"  {len(drawn)} networks take {1e6 * seconds / prod(core):.3g} s for a million voxels on this {on_disk.device().type} "
-        f"with {_count(torch.get_num_threads(), 'thread')}: {shown} for all, shared by the jobs that run side by side"
+        f"with {_count(torch.get_num_threads(), 'thread')}: "
+        f"{_duration(voxels * seconds / prod(core))} for all, shared by the jobs that run side by side"
     )
 
 
@@ -118,6 +165,14 @@ def _seconds(network: Network, tile: torch.Tensor, halo: int) -> float:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _duration(seconds: float) -> str:
+    """Two digits, which is what such an estimate is worth."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def _size(size: int) -> str:
