@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 import xarray as xr
+import yaml
 
 from behindthenoise import config as settings
 from behindthenoise.cli import main
@@ -275,6 +276,35 @@ def test_what_is_cropped_stays_where_it_was(folder):
     assert (field["y"].values[0], field["x"].values[0]) == (2.0, 0.0)
     np.testing.assert_allclose(found["x"], 0.25 * np.arange(7, 60))
     np.testing.assert_allclose(found["y"], 0.5 * np.arange(60))
+
+
+def test_generated_pairs_and_a_measured_volume(folder):
+    np.save("map.npy", np.ones((60, 60), np.float32))
+    content = {
+        "dataset": "tiny",
+        "synthetic": {"images": 4, "shape": [16, 16]},
+        "volumes": {"map": {"noisy": "map.npy", "origin": {"x": 5}}},
+    }
+    config = settings.parse({**content, "split": {"by": "image"}})
+    assert ingest(config) == 0
+    options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
+    assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
+    assert xr.open_zarr("map.zarr", consolidated=False)["x"].values[0] == 5
+
+
+def test_what_does_not_fit_together_is_told_by_plan_as_well(folder, capsys):
+    np.save("map.npy", np.zeros((1, 60, 60), np.float32))
+    np.save("turned.npy", np.zeros((2, 48, 40), np.float32))
+    for changes, message in (
+        (
+            {"volumes": {"map": {"noisy": {"path": "map.npy", "axes": "channel y x"}}}},
+            "map.npy has 1 channels along y x; the training",
+        ),
+        ({"clean": {"path": "turned.npy"}}, "noisy.npy has 48 voxels along x, turned.npy has 40"),
+    ):
+        (folder / "some.yaml").write_text(yaml.safe_dump(configure(**changes).model_dump(mode="json", exclude_unset=True)))
+        assert main(["plan", "some.yaml"]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_volume_keeps_its_own_scale_and_place(folder, capsys):

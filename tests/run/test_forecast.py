@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import yaml
 
@@ -56,6 +57,12 @@ def test_networks_that_are_not_timed_count_as_well(write, monkeypatch):
     assert forecast.seconds_of(drawn, (40, 48), 4) == pytest.approx(
         3 * sum(one.operations for one in drawn) / sum(one.operations for one in drawn[:3])
     )
+
+
+def test_generated_pairs_and_a_measured_volume(write, tmp_path):
+    np.save(tmp_path / "map.npy", np.zeros((2, 50, 60), np.float32))
+    config = forecast.load(write(volumes={"map": {"noisy": {"path": str(tmp_path / "map.npy"), "axes": "channel y x"}}}))
+    assert list(forecast.fields(config)) == [forecast.Field("field", (40, 48), 2), forecast.Field("map", (50, 60), 2)]
 
 
 def test_training_takes_as_long_as_its_steps(write, monkeypatch):

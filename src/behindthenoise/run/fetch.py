@@ -1,13 +1,15 @@
 """Verb `fetch`: a source, the generator or the training field → the input store of one volume."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
-from behindthenoise.config import PairsConfig, Selection, SyntheticConfig, VolumeConfig
+from behindthenoise.config import PairsConfig, Selection, Space, SyntheticConfig, VolumeConfig
 from behindthenoise.core import synthetic
 from behindthenoise.core.split import shown_image
 from behindthenoise.errors import SourceError
@@ -31,13 +33,14 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
     if config is None:
         noisy, mask = first_field(loaded)
     else:
-        told, spacing = {}, {}
+        told: Mapping[str, Any] = {}
+        spacing: Mapping[Space, float] = {}
         if config.synthetic is not None:
             noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, geometry)
         else:
-            like = spec.get("pairs", PairsConfig)
-            noisy, mask = read(config, like.channels, geometry)
-            told, spacing = noisy.attrs, like.spacing
+            like = spec.find("pairs", PairsConfig)
+            noisy, mask = read(config, like.channels if like else None, geometry)
+            told, spacing = noisy.attrs, like.spacing if like else {}
         geometry = placed(replace(geometry, origin=()), told, config, spacing)
         tell_other_voxels(geometry, loaded.geometry, name)
     with reading(*origins(config, noisy, name)):

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from behindthenoise.config import Config, Selection, load
+from behindthenoise.config import Config, load
 from behindthenoise.core import architecture as architectures
 from behindthenoise.core import memory, patches, tiling
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.network import Network
 from behindthenoise.core.training import Training
-from behindthenoise.io.canonical import canonical
 from behindthenoise.io.volumes import STATISTICS
+from behindthenoise.run import fetch, ingest
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run.train import accelerate
 
@@ -56,20 +56,21 @@ def drawn_of(config: Config, field: Field) -> list[Architecture]:
 
 
 def fields(config: Config) -> Iterator[Field]:
-    """The field of the pairs, then the volumes; of sources only the metadata are read."""
-    if config.pairs is None:
-        assert config.synthetic is not None
-        channels, own = config.synthetic.channels, tuple(config.synthetic.shape)
+    """The field of the pairs, then the volumes; of sources only the metadata are read, and they must fit together."""
+    if config.pairs is not None:
+        _, slow, _, geometry = ingest.opened(config.pairs)
+        own = slow.shape[3:]
     else:
-        noisy = canonical(config.pairs.noisy, config.pairs, ("image", "scan", "channel"))
-        channels, own = noisy.sizes["channel"], noisy.shape[3:]
-    yield Field("field", own, channels)
+        assert config.synthetic is not None
+        geometry, own = ingest.generated_geometry(config.synthetic), config.synthetic.shape
+    count = len(geometry.channels)
+    yield Field("field", tuple(own), count)
     for name, volume in config.volumes.items():
         if volume.synthetic is not None:
-            yield Field(name, tuple(volume.synthetic), channels)
-        elif volume.noisy is not None:
-            found = canonical(volume.noisy, Selection(channels=volume.channels, crop=volume.crop), ("scan", "channel"))
-            yield Field(name, found.shape[2:], channels)
+            yield Field(name, tuple(volume.synthetic), count)
+        else:
+            found, _ = fetch.read(volume, config.pairs.channels if config.pairs else None, geometry)
+            yield Field(name, found.shape[1:], count)
 
 
 def training(config: Config, drawn: Sequence[Architecture], field: Field) -> Iterator[str]:

@@ -72,16 +72,21 @@ def generate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geometry, dict[str, xr.Variable]]:
     """Generated fields, their mask (all true), geometry and the known phases."""
     scenes = [synthetic.scene(config, config.shape, index) for index in range(config.images)]
-    space = SPACE_AXES[-len(config.shape) :]
     labels = np.stack([scene.labels for scene in scenes])
-    geometry = Geometry(space, (1.0,) * len(space), "pixel", tuple(f"channel {index}" for index in range(config.channels)), "level")
+    geometry = generated_geometry(config)
     return (
         np.stack([scene.noisy for scene in scenes]),
         np.stack([scene.clean for scene in scenes]),
         np.ones(labels.shape, bool),
         geometry,
-        {"labels": xr.Variable(("image", *space), labels, {"meaning": "known phase"})},
+        {"labels": xr.Variable(("image", *geometry.space), labels, {"meaning": "known phase"})},
     )
+
+
+def generated_geometry(config: SyntheticConfig) -> Geometry:
+    """Axes and channels of generated fields."""
+    space = SPACE_AXES[-len(config.shape) :]
+    return Geometry(space, (1.0,) * len(space), "pixel", tuple(f"channel {index}" for index in range(config.channels)), "level")
 
 
 def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geometry, dict[str, xr.Variable]]:
@@ -93,31 +98,44 @@ def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geome
     SourceError
         If the arrays do not fit together or hold values that nobody masked.
     """
+    noisy, slow, lazy_mask, geometry = opened(config)
+    clean, extra = averaged(slow)
+    with reading(noisy.attrs["origin"], clean.attrs["origin"]):
+        values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
+    if config.mask is None or lazy_mask is None:
+        mask = np.ones((*clean.shape[:1], *clean.shape[2:]), bool)
+    else:
+        with reading(config.mask.path):
+            mask = lazy_mask.to_numpy().copy()
+    for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
+        expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
+    return values["noisy"], values["clean"], mask, geometry, extra
+
+
+def opened(config: PairsConfig) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray | None, Geometry]:
+    """
+    Fast scans, slow scans, mask (None: all) and geometry, lazily: nothing but metadata is read, and they fit together.
+
+    Raises
+    ------
+    SourceError
+        If they do not.
+    """
     noisy = canonical(config.noisy, config, ("image", "scan", "channel"))
     slow = canonical(config.clean, config, ("image", "scan", "channel"))
-    clean, extra = averaged(slow)
     if config.scans is not None:
         if max(config.scans) >= noisy.sizes["scan"]:
             raise SourceError(f"scan {max(config.scans)} does not exist in {noisy.attrs['origin']}; it has {noisy.sizes['scan']}")
         noisy = noisy.isel(scan=list(config.scans))
-    space = tuple(str(name) for name in clean.dims[2:])
-    expect_equal_sizes(noisy, clean, ("image", "channel", *space))
-    expect_equal_channels(noisy, clean)
-    sizes = {name: clean.sizes[name] for name in ("image", *space)}
-    with reading(noisy.attrs["origin"], clean.attrs["origin"]):
-        values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
-    if config.mask is None:
-        mask = np.ones(list(sizes.values()), bool)
-    else:
-        with reading(config.mask.path):
-            mask = read_mask(config.mask, config.crop, sizes).to_numpy().copy()
-    for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
-        expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
-    named = [tuple(str(name) for name in array.coords["channel"].to_numpy()) for array in (clean, noisy)]
+    space = tuple(str(name) for name in slow.dims[3:])
+    expect_equal_sizes(noisy, slow, ("image", "channel", *space))
+    expect_equal_channels(noisy, slow)
+    sizes = {name: slow.sizes[name] for name in ("image", *space)}
+    mask = None if config.mask is None else read_mask(config.mask, config.crop, sizes)
+    named = [tuple(str(name) for name in array.coords["channel"].to_numpy()) for array in (slow, noisy)]
     names = next((row for row in named if not all(name.isdecimal() for name in row)), named[0])
-    told = clean.attrs if "spacing" in clean.attrs else noisy.attrs
-    geometry = placed(Geometry(space, (), config.unit, names, config.value_unit), told, config, config.spacing)
-    return values["noisy"], values["clean"], mask, geometry, extra
+    told = slow.attrs if "spacing" in slow.attrs else noisy.attrs
+    return noisy, slow, mask, placed(Geometry(space, (), config.unit, names, config.value_unit), told, config, config.spacing)
 
 
 def averaged(slow: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.Variable]]:
