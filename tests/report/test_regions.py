@@ -83,3 +83,8 @@ def test_a_field_without_regions_or_data_is_drawn(tmp_path):
     np.savez(tmp_path / "some.npz", median=np.full((30, 40), np.nan, np.float32), regions=np.zeros((30, 40), np.uint32))
     regions.run(Spec("", {}), regions=tmp_path / "some.json", view=tmp_path / "some.npz", picture=tmp_path / "some.png")
     assert (tmp_path / "some.png").stat().st_size > 5000
+
+
+def test_the_heading_says_which_plane_is_shown_in_short_units():
+    shown = {**FACTS, "plane": {**FACTS["plane"], "where": ["z = 12.5 micrometer"]}}
+    assert ", z = 12.5 \N{MICRO SIGN}m: " in regions.heading(shown)

@@ -30,7 +30,8 @@ def run(spec: Spec, *, regions: Path, view: Path, picture: Path) -> None:
 
 def heading(facts: dict[str, Any]) -> str:
     """What is marked and what is promised of it, in two lines."""
-    where = "".join(f", {place}" for place in facts["plane"]["where"])
+    unit = facts["plane"]["unit"]
+    where = "".join(f", {place.replace(unit, symbol(unit))}" for place in facts["plane"]["where"])
     if facts.get("remark"):
         return f"{facts['words']}{where}\nnothing can be marked at a level of {100 * facts['asked']['level']:g} %"
     marked = f"{100 * facts['marked'] / max(facts['voxels'], 1):.2g} % of the area, {facts['regions']} regions"
