@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import xarray as xr
 import zarr
 
@@ -95,6 +96,25 @@ def test_one_member_more_trains_exactly_one_network(changed):
     assert len(list(changed.results.glob("members/*/weights.safetensors"))) == 3
     assert all(path.read_bytes() == content for path, content in weights.items())
     assert changed.plan() == Counter()
+
+
+def test_a_measured_volume_has_its_own_voxels_and_place_in_store_and_report(changed):
+    pixels = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25}
+    tifffile.imwrite(changed.folder / "map.ome.tif", np.ones((40, 50), np.float32), metadata={"axes": "YX", **pixels})
+    own = {"noisy": "map.ome.tif", "crop": {"y": [8, 40]}, "origin": {"y": 100, "x": -7}}
+    changed.configure(volumes={"own": own})
+    changed.finish()
+    image = zarr.open_group(changed.results / "volumes/own.ome.zarr", mode="r").attrs["ome"]["multiscales"][0]
+    scale, shift = image["datasets"][0]["coordinateTransformations"]
+    assert (scale["scale"], shift["translation"]) == ([1, 0.25, 0.5], [0, 102, -7])
+    assert [axis.get("unit") for axis in image["axes"]] == [None, "micrometer", "micrometer"]
+    drawn = {one["name"]: one for one in json.loads((changed.results / "report/content.json").read_text())["slices"]}
+    assert {key: drawn["own"][key] for key in ("spacing", "origin", "length_unit")} == {
+        "spacing": [0.25, 0.5],
+        "origin": [102, -7],
+        "length_unit": "micrometer",
+    }
+    assert drawn["wide"]["length_unit"] == "pixel"
 
 
 NETWORK_RULES = ("train", "predict", "infer")

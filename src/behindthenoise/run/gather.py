@@ -88,7 +88,8 @@ def run(
 
 def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Description and arrays of one plane of a volume: the whole of a 2D field, the middle one of a 3D volume."""
-    group, given, geometry = stores.open_group(finished), volumes_io.open_input(source), pairs.geometry
+    group, given = stores.open_group(finished), volumes_io.open_input(source)
+    geometry = given.geometry
     lead = len(given.shape) - 2
     plane = tuple(size // 2 for size in given.shape[:lead])
     rows, columns = (slice(0, None, -(-size // DRAWN_EDGE)) for size in given.shape[lead:])
@@ -117,7 +118,7 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
         "value_unit": geometry.value_unit,
         "length_unit": geometry.unit,
         "spacing": [step * part.step for step, part in zip(geometry.spacing[lead:], (rows, columns), strict=True)],
-        "origin": given.geometry.origin[lead:],
+        "origin": geometry.origin[lead:],
         "axes": geometry.space[lead:],
         "explained": group[EMBEDDING].attrs["explained"],
     }
