@@ -307,6 +307,21 @@ def test_what_does_not_fit_together_is_told_by_plan_as_well(folder, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("x", "unit", "warns"), [(0.301, "micrometer", False), (0.5, "micrometer", True), (0.3, "nanometer", True)]
+)
+def test_voxels_of_another_size_than_the_file_tells_are_noted(folder, capsys, x, unit, warns):
+    told = {"axes": "CYX", "PhysicalSizeX": 0.3, "PhysicalSizeY": 0.2}
+    tifffile.imwrite("clean.ome.tif", np.load("clean.npy"), metadata=told)
+    pairs = {"spacing": {"y": 0.2, "x": x}, "unit": unit}
+    assert ingest(configure(clean={"path": "clean.ome.tif"}, pairs=pairs)) == 0
+    assert (
+        f"pairs.spacing gives ({'' if unit == 'micrometer' else 'y 0.2 nanometer; '}x {x:g} {unit}); clean.ome.tif tells"
+        in capsys.readouterr().err
+    ) == warns
+    assert xr.open_zarr("pairs.zarr", consolidated=False)["x"].values[1] == x
+
+
 def test_a_volume_keeps_its_own_scale_and_place(folder, capsys):
     told = {"axes": "CYX", "PhysicalSizeX": 0.3, "PhysicalSizeY": 0.2}
     tifffile.imwrite("map.ome.tif", np.zeros((2, 60, 60), np.float32), metadata=told)

@@ -1,7 +1,9 @@
 """Verb `ingest`: sources or generator → `pairs.zarr`, split and scaled."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -135,7 +137,21 @@ def opened(config: PairsConfig) -> tuple[xr.DataArray, xr.DataArray, xr.DataArra
     named = [tuple(str(name) for name in array.coords["channel"].to_numpy()) for array in (slow, noisy)]
     names = next((row for row in named if not all(name.isdecimal() for name in row)), named[0])
     told = slow.attrs if "spacing" in slow.attrs else noisy.attrs
+    tell_contradiction(config, told)
     return noisy, slow, mask, placed(Geometry(space, (), config.unit, names, config.value_unit), told, config, config.spacing)
+
+
+def tell_contradiction(config: PairsConfig, told: Mapping[Any, Any]) -> None:
+    """Say so if the config gives voxels another size than their file does."""
+    given = {axis: (step, config.unit) for axis, step in config.spacing.items()}
+    other = {
+        axis: (step, told["unit"])
+        for axis, step in told.get("spacing", {}).items()
+        if axis in given and "unit" in told and (told["unit"] != config.unit or not np.isclose(step, given[axis][0], rtol=0.01))
+    }
+    if other:
+        sizes = ["; ".join(f"{axis} {one[axis][0]:g} {one[axis][1]}" for axis in other) for one in (given, other)]
+        log(f"warning: voxels have the size that pairs.spacing gives ({sizes[0]}); {told['origin']} tells another ({sizes[1]})")
 
 
 def averaged(slow: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.Variable]]:
