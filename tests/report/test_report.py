@@ -331,6 +331,16 @@ def test_a_missed_promise_is_said_at_the_top() -> None:
     assert "coverage falls short of 90 %: intensity (85.0 %)" in top_of(replace(QUICK, channels=rows))
 
 
+@pytest.mark.parametrize(("grouped", "cured"), [(["token"], True), (["intensity"], False)])
+def test_values_that_are_covered_far_less_are_said_at_the_top(grouped: list[str], cured: bool) -> None:
+    first, *others = ONE.intensity
+    far = {**first, "coverage": 0.7, "coverage_low": 0.6, "coverage_high": 0.8}
+    told = top_of(promising(replace(QUICK, intensity=[far, *others]), grouped_by=grouped))
+    place = f"{first['channel']} from {cells.number(first['from'])} to {cells.number(first['to'])} {ONE.field.value_unit}"
+    assert f"more than 5 points where the median lies in these tenths of its values: {place} (70.0 %)" in told
+    assert ("; calibration.groups: [intensity] would promise it." in told) == cured
+
+
 def test_an_image_that_denoising_made_worse_is_said_at_the_top() -> None:
     rows = [{**row, "correlation_noisy": 0.8, "correlation": 0.7} for row in QUICK.channels]
     assert "correlates less with the denoised image than with the fast scan itself: intensity (0.8000 → 0.7000)" in top_of(

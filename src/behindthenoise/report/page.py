@@ -26,6 +26,7 @@ from behindthenoise.report.style import CHANNEL_LIMIT, PAGE_WIDTH, STYLE
 Place = Literal["wide", "half", "beside"]
 PRIMARIES = ("red", "green", "blue")
 AT_THE_TOP = 5  # warnings that are read before the first image, and items in one of them; more can be unfolded
+FAR_SHORT = 0.05  # of the nominal coverage, from which on values are named that nothing is promised of by themselves
 BY_CHANCE = 0.025  # of the groups, if all were covered as nominal, have their 95 % interval wholly below
 
 
@@ -390,6 +391,19 @@ def _notices(content: Content) -> list[str]:
         found.append(
             f"On test data coverage of single tokens falls short of {nominal}: {told}. That is {len(rows)} of {every}; were all of "
             f"them covered as nominal, chance would still let about {BY_CHANCE * every:.1g} look like that."
+        )
+    if rows := _short(content.intensity, content.coverage - FAR_SHORT):
+        unit = content.field.value_unit
+        told = _told(
+            [
+                f"{row['channel']} from {number(row['from'])} to {number(row['to'])} {unit} ({percent(row['coverage'])})"
+                for row in rows
+            ]
+        )
+        cure = "" if "intensity" in content.certificate["grouped_by"] else "; calibration.groups: [intensity] would promise it"
+        found.append(
+            f"On test data coverage falls short of {nominal} by more than {100 * FAR_SHORT:g} points where the median lies in "
+            f"these tenths of its values: {told}{cure}."
         )
     if rows := [row for row in content.channels if float(row["correlation"]) < float(row["correlation_noisy"])]:
         told = _told([f"{row['channel']} ({number(row['correlation_noisy'])} → {number(row['correlation'])})" for row in rows])
