@@ -23,7 +23,11 @@ WRONG = {
     ),
     "unknown key of a volume": (
         {"volumes": {"one": {"noizy": "x"}}},
-        r"unknown key 'volumes\.one\.noizy'; allowed here: channels, crop, origin, noisy, mask, scan, synthetic",
+        r"unknown key 'volumes\.one\.noizy'; allowed here: channels, crop, origin, noisy, mask, scan, spacing, synthetic",
+    ),
+    "crop of a generated volume": (
+        {"volumes": {"one": {"synthetic": [64, 64], "crop": {"y": [0, 8]}}}},
+        r"volumes\.one: crop is for a volume that is read; a generated one is as large as its shape",
     ),
     "number as text": ({"training": {"steps": "5"}}, r"training\.steps is '5': input should be a valid integer"),
     "fraction for a count": ({"training": {"steps": 5.5}}, r"training\.steps is 5\.5: input should be a valid integer"),

@@ -181,8 +181,8 @@ class Selection(Section):
     )
     origin: dict[Space, Real] = Field(
         default_factory=dict,
-        description="Where the middle of the source's first voxel (before `crop`) lies along each axis, in the unit of the voxels' "
-        "size: stage coordinates, for example; else as an OME-Zarr file tells, else 0.",
+        description="Where the middle of the source's first voxel (before `crop`) lies along an axis, in the unit that the source "
+        "has in the results (its own, else pairs.unit): stage coordinates, for example; else as an OME-Zarr file tells, else 0.",
     )
 
     @field_validator("channels")
@@ -215,10 +215,10 @@ class PairsConfig(Selection):
     )
     spacing: dict[Space, Annotated[Real, Field(gt=0)]] = Field(
         default_factory=dict,
-        description="Size of a voxel along each axis, in `unit`, of the pairs and of all volumes; else as each file tells "
-        "(OME-Zarr, OME-TIFF, ImageJ), else 1.",
+        description="Size of a voxel along each axis, in `unit`, of the pairs and of all volumes that have none of their own here; "
+        "else as each file tells (OME-Zarr, OME-TIFF, ImageJ), else 1.",
     )
-    unit: str = Field(default="pixel", description="Unit of `spacing` and `origin`, e.g. micrometer.")
+    unit: str = Field(default="pixel", description="Unit of `spacing`, e.g. micrometer.")
     value_unit: str = Field(default="a.u.", description="Unit of the clean image's values, e.g. counts.")
 
 
@@ -248,6 +248,11 @@ class VolumeConfig(Selection):
     noisy: SourceOrPath | None = Field(default=None, description="The fast scan; it has the channels of the training pairs.")
     mask: SourceOrPath | None = Field(default=None, description="True (or non-zero) where a voxel carries data; null: everywhere.")
     scan: Int = Field(default=0, ge=0, description="Which scan, where the source has several.")
+    spacing: dict[Space, Annotated[Real, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Size of a voxel along each axis, in the unit of the pairs; else pairs.spacing, else as the file tells, else "
+        "that of the pairs.",
+    )
     synthetic: tuple[Annotated[Int, Field(ge=8)], ...] | None = Field(
         default=None, description="Shape of a field generated like the training pairs; only with `synthetic` pairs."
     )
@@ -256,6 +261,10 @@ class VolumeConfig(Selection):
     def _has_one_origin(self) -> "VolumeConfig":
         if (self.noisy is None) == (self.synthetic is None):
             raise ValueError("a volume has either `noisy` (a source) or `synthetic` (a shape), not both and not neither")
+        if self.synthetic is not None and (
+            surplus := [name for name in ("crop", "channels", "mask", "scan", "spacing") if getattr(self, name)]
+        ):
+            raise ValueError(f"{surplus[0]} is for a volume that is read; a generated one is as large as its shape")
         return self
 
 

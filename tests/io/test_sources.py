@@ -55,6 +55,14 @@ def write_ome(path, version):
     group.create_array("1", data=IMAGE[:, :, None, ::2, ::2])
 
 
+def change_ome(path, change):
+    """Change what an OME-Zarr of version 0.5 tells of its image."""
+    group = zarr.open_group(path, mode="r+")
+    ome = group.attrs.asdict()["ome"]
+    change(ome["multiscales"][0])
+    group.attrs["ome"] = ome
+
+
 WRITERS = {
     "zarr2": ("a.zarr", lambda path: write_zarr(path, 2)),
     "zarr3": ("a.zarr", lambda path: write_zarr(path, 3)),
@@ -163,6 +171,37 @@ def test_imagej_tiff_gives_its_scale(tmp_path):
     attributes = open_source(Source(path=str(tmp_path / "a.tif"))).attrs
     assert attributes["spacing"] == {"z": 3.0, "y": 0.25, "x": 0.5}
     assert attributes["unit"] == "micrometer"
+
+
+def test_axes_in_units_unlike_come_in_one(tmp_path):
+    told = {"axes": "ZYX", "PhysicalSizeZ": 50, "PhysicalSizeZUnit": "nm", "PhysicalSizeY": 0.5, "PhysicalSizeX": 0.5}
+    tifffile.imwrite(tmp_path / "a.ome.tif", PAGES, metadata=told)
+    attributes = open_source(Source(path=str(tmp_path / "a.ome.tif"))).attrs
+    assert attributes["spacing"] == {"z": pytest.approx(0.05), "y": 0.5, "x": 0.5}
+    assert attributes["unit"] == "micrometer"
+
+
+@pytest.mark.parametrize(
+    ("unit", "spacing", "position"), [("nanometer", 0.0025, 0.01), ("micrometer", 2.5, 10), (None, 2.5, 10), ("second", None, None)]
+)
+def test_an_axis_of_an_ome_zarr_has_a_unit_of_its_own(tmp_path, unit, spacing, position):
+    write_ome(tmp_path / "a.ome.zarr", "0.5")
+    change_ome(tmp_path / "a.ome.zarr", lambda image: image["axes"][2].update(unit=unit) if unit else image["axes"][2].pop("unit"))
+    attributes = open_source(Source(path=str(tmp_path / "a.ome.zarr"))).attrs
+    assert attributes.get("spacing", {}).get("z") == (pytest.approx(spacing) if spacing else None)
+    assert attributes.get("position", {}).get("z") == (pytest.approx(position) if position else None)
+
+
+def test_a_size_of_nothing_says_nothing(tmp_path):
+    write_ome(tmp_path / "a.ome.zarr", "0.5")
+    scale = {"type": "scale", "scale": [1, 1, 2.5, 0, -0.25]}
+    change_ome(tmp_path / "a.ome.zarr", lambda image: image["datasets"][0].update(coordinateTransformations=[scale]))
+    assert open_source(Source(path=str(tmp_path / "a.ome.zarr"))).attrs["spacing"] == {"z": 2.5}
+
+
+def test_labels_of_imagej_name_the_channels(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE[0], imagej=True, metadata={"axes": "CYX", "Labels": ["Si", "Al", "Fe"]})
+    assert list(open_source(Source(path=str(tmp_path / "a.tif"))).channel.values) == ["Si", "Al", "Fe"]
 
 
 @pytest.mark.parametrize("told", [{"unit": "inch"}, {}])

@@ -341,6 +341,12 @@ def test_values_that_are_covered_far_less_are_said_at_the_top(grouped: list[str]
     assert ("; calibration.groups: [intensity] would promise it." in told) == cured
 
 
+def test_voxels_of_another_size_than_the_networks_know_are_said_at_the_top() -> None:
+    coarse = replace(QUICK.field, name="coarse", unlike="2 x 2 nm, those of the training pairs 1 x 1 nm")
+    told = top_of(replace(QUICK, volumes=(coarse,)))
+    assert "Voxels of another size: those of volume coarse are 2 x 2 nm, those of the training pairs 1 x 1 nm." in told
+
+
 def test_an_image_that_denoising_made_worse_is_said_at_the_top() -> None:
     rows = [{**row, "correlation_noisy": 0.8, "correlation": 0.7} for row in QUICK.channels]
     assert "correlates less with the denoised image than with the fast scan itself: intensity (0.8000 → 0.7000)" in top_of(

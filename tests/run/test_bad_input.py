@@ -308,18 +308,35 @@ def test_what_does_not_fit_together_is_told_by_plan_as_well(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("x", "unit", "warns"), [(0.301, "micrometer", False), (0.5, "micrometer", True), (0.3, "nanometer", True)]
+    ("x", "unit", "warns"), [(0.301, "micrometer", False), (301, "nm", False), (0.5, "micrometer", True), (0.3, "nanometer", True)]
 )
 def test_voxels_of_another_size_than_the_file_tells_are_noted(folder, capsys, x, unit, warns):
     told = {"axes": "CYX", "PhysicalSizeX": 0.3, "PhysicalSizeY": 0.2}
     tifffile.imwrite("clean.ome.tif", np.load("clean.npy"), metadata=told)
-    pairs = {"spacing": {"y": 0.2, "x": x}, "unit": unit}
+    pairs = {"spacing": {"y": 200 if unit == "nm" else 0.2, "x": x}, "unit": unit}
     assert ingest(configure(clean={"path": "clean.ome.tif"}, pairs=pairs)) == 0
-    assert (
-        f"pairs.spacing gives ({'' if unit == 'micrometer' else 'y 0.2 nanometer; '}x {x:g} {unit}); clean.ome.tif tells"
-        in capsys.readouterr().err
-    ) == warns
+    assert ("those of clean.ome.tif are 0.2 x 0.3 micrometer" in capsys.readouterr().err) == warns
     assert xr.open_zarr("pairs.zarr", consolidated=False)["x"].values[1] == x
+
+
+def test_fast_and_slow_voxels_of_unlike_size_are_noted(folder, capsys):
+    for name, size in (("noisy", 0.2), ("clean", 0.4)):
+        told = {"axes": "TCYX" if name == "noisy" else "CYX", "PhysicalSizeX": size, "PhysicalSizeY": size}
+        tifffile.imwrite(f"{name}.ome.tif", np.load(f"{name}.npy"), metadata=told)
+    assert ingest(configure(noisy={"path": "noisy.ome.tif"}, clean={"path": "clean.ome.tif"})) == 0
+    told = "voxels of the pairs are taken to be 0.4 x 0.4 micrometer, those of noisy.ome.tif are 0.2 x 0.2 micrometer"
+    assert told in capsys.readouterr().err
+
+
+def test_a_volume_of_one_slice_and_one_time_fits_images(folder):
+    np.save("map.npy", np.ones((1, 2, 1, 60, 60), np.float32))
+    config = configure(volumes={"map": {"noisy": {"path": "map.npy", "axes": "image channel z y x"}, "spacing": {"y": 2, "x": 3}}})
+    assert ingest(config) == 0
+    options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
+    assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
+    found = xr.open_zarr("map.zarr", consolidated=False)
+    assert found["noisy"].shape == (2, 60, 60)
+    assert (found["y"].values[1], found["x"].values[1]) == (2, 3)
 
 
 def test_a_volume_keeps_its_own_scale_and_place(folder, capsys):

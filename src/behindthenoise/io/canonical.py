@@ -12,6 +12,7 @@ from tifffile import TiffFileError
 from behindthenoise import remote
 from behindthenoise.config import SPACE_AXES, Selection, Source, Space
 from behindthenoise.errors import BehindTheNoiseError, SourceError
+from behindthenoise.io import units
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.sources import crop_space, open_source, select_channels
 
@@ -26,6 +27,8 @@ def canonical(source: Source, selection: Selection, leading: tuple[str, ...]) ->
     array = crop_space(select_channels(open_source(source), selection.channels), selection.crop)
     space = [name for name in SPACE_AXES if name in array.dims]
     surplus = [str(name) for name in array.dims if name not in leading and name not in space]
+    if all(array.sizes[name] == 1 for name in surplus):
+        array, surplus = array.isel(dict.fromkeys(surplus, 0), drop=True), []
     if surplus:
         raise SourceError(
             f"{array.attrs['origin']} has the axis {surplus[0]!r}, which has no place here; "
@@ -82,18 +85,35 @@ def placed(geometry: Geometry, told: Mapping[str, Any], selection: Selection, sp
         Attributes of the source: `spacing`, `position` and `unit`, or some of them.
     spacing
         By the config, in the unit of `geometry`; empty where it gives none.
+
+    Raises
+    ------
+    SourceError
+        If the config names an axis that is not there, or the spacing of some axes alone.
     """
+    for key, given in (("spacing", spacing), ("origin", selection.origin)):
+        if surplus := [axis for axis in given if axis not in geometry.space]:
+            raise SourceError(
+                f"{key} of {surplus[0]} does not fit {told.get('origin', 'the fields')}; its axes are {' '.join(geometry.space)}"
+            )
+    if spacing and set(spacing) != set(geometry.space):
+        raise SourceError(f"spacing gives {' '.join(spacing)}; it must give every axis: {' '.join(geometry.space)}")
     known: Mapping[Any, float] = spacing or dict(zip(geometry.space, geometry.spacing, strict=False))
     unit = geometry.unit
-    # what tells the size of a pixel but not the distance of slices has no scale
-    if not spacing and set(geometry.space) <= set(told.get("spacing", ())):
-        known, unit = told["spacing"], told.get("unit", unit)
-    # a position in another unit than the voxels' size means nothing
-    position: Mapping[Any, float] = selection.origin or (told.get("position", {}) if told.get("unit", unit) == unit else {})
+    if not spacing and "spacing" in told:
+        own = told.get("unit", unit)
+        factor = units.ratio(unit, own)
+        # what the file leaves out is as usual; one that tells the size of a pixel, but not the distance of slices, has no scale
+        whole = {**({axis: step * factor for axis, step in known.items()} if factor else {}), **told["spacing"]}
+        known, unit = (whole, own) if set(geometry.space) <= set(whole) else (known, unit)
+    # a position in a unit that is no length, unlike the voxels' size, means nothing
+    factor = units.ratio(told.get("unit", unit), unit)
+    position: Mapping[Any, float] = {axis: place * factor for axis, place in told.get("position", {}).items()} if factor else {}
+    position = {**position, **selection.origin}
     return replace(
         geometry,
         spacing=tuple(known.get(axis, 1.0) for axis in geometry.space),
-        unit=unit,
+        unit=units.named(unit),
         origin=tuple(position.get(axis, 0.0) for axis in geometry.space),
     ).cropped(selection.crop)
 

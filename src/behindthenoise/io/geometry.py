@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from behindthenoise.io import units
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -27,6 +29,16 @@ class Geometry:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origin", tuple(self.origin) or (0.0,) * len(self.space))
+
+    @property
+    def voxel(self) -> str:
+        """Size of a voxel, in words."""
+        return " x ".join(f"{step:g}" for step in self.spacing) + f" {self.unit}"
+
+    def differs(self, other: "Geometry") -> bool:
+        """Whether voxels are of another size, by more than a hundredth."""
+        factor = units.ratio(self.unit, other.unit)
+        return factor is None or not np.allclose(np.multiply(self.spacing, factor), other.spacing, rtol=0.01, atol=0)
 
     def cropped(self, crop: Mapping[Any, tuple[int, int]]) -> "Geometry":
         """Of a part of the field, by the first voxel and the one after the last along some axes."""

@@ -25,7 +25,7 @@ from zarr.storage import FsspecStore
 from behindthenoise import remote
 from behindthenoise.config import SPACE_AXES, Axis, Source
 from behindthenoise.errors import BehindTheNoiseError, SourceError
-from behindthenoise.io import tiff_metadata
+from behindthenoise.io import tiff_metadata, units
 from behindthenoise.io.copies import copies, named_by_url
 
 ALIASES: Mapping[str, Axis] = {
@@ -486,13 +486,19 @@ def _our_channels(stored: Stored, given: tuple[str, ...] | None, count: int, ori
 
 
 def _scale(stored: Stored, dims: Sequence[Axis]) -> dict[str, Any]:
-    """Size of a voxel and position of the first one by axis, and their unit where all axes of space share one."""
-    told: dict[str, Any] = {}
+    """Size of a voxel and position of the first one by axis, in the unit of the last axis that has one; nothing in units unlike."""
+    named = {axis: str(unit) for axis, unit in zip(dims, stored.units, strict=False) if axis in SPACE_AXES and unit is not None}
+    unit = next(reversed(named.values()), None)
+    factors = {axis: units.ratio(named.get(axis, unit), unit) if unit else 1.0 for axis in dims if axis in SPACE_AXES}
+    if None in factors.values():
+        return {}
+    told: dict[str, Any] = {"unit": units.named(unit)} if unit else {}
     for name, values in (("spacing", stored.spacing), ("position", stored.position)):
-        found = {axis: value for axis, value in zip(dims, values, strict=False) if axis in SPACE_AXES and math.isfinite(value)}
+        found = {axis: value * (factors[axis] or 1) for axis, value in zip(dims, values, strict=False) if axis in factors}
+        # a size that is none says nothing
+        found = {axis: value for axis, value in found.items() if math.isfinite(value) and (value > 0 or name == "position")}
         told |= {name: found} if found else {}
-    units = {unit for axis, unit in zip(dims, stored.units, strict=False) if axis in SPACE_AXES and unit is not None}
-    return told | ({"unit": units.pop()} if len(units) == 1 else {})
+    return told
 
 
 def _check_values(values: ArrayLike, origin: str) -> None:

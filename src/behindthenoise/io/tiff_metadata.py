@@ -8,19 +8,10 @@ from xml.etree.ElementTree import ParseError
 
 import tifffile
 
+from behindthenoise.io import units
+
 SPACE = {"X": "x", "Y": "y", "Z": "z"}
 OME_UNIT = "\N{MICRO SIGN}m"  # where a file names none, by the schema of OME
-# The names of OME-Zarr for the symbols of OME-XML and of ImageJ, which writes them as it likes.
-UNITS: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("\N{MICRO SIGN}m", "\N{GREEK SMALL LETTER MU}m", "um", "\\u00B5m", "micron", "microns", "micrometer"), "micrometer"
-    ),
-    **dict.fromkeys(("nm", "nanometer"), "nanometer"),
-    **dict.fromkeys(("mm", "millimeter"), "millimeter"),
-    **dict.fromkeys(("cm", "centimeter"), "centimeter"),
-    **dict.fromkeys(("m", "meter"), "meter"),
-    **dict.fromkeys(("\N{LATIN CAPITAL LETTER A WITH RING ABOVE}", "\N{ANGSTROM SIGN}", "angstrom"), "angstrom"),
-}
 
 
 @dataclass(frozen=True)
@@ -72,17 +63,20 @@ def _of_ome(xml: Mapping[str, Any], series: int) -> TiffMetadata:
 
 
 def _of_imagej(metadata: Mapping[str, Any], per_unit: tuple[float, float]) -> TiffMetadata:
-    """Across and down an ImageJ file has pixels per unit, and in depth the unit's number between planes."""
+    """Across and down an ImageJ file has pixels per unit, in depth the unit's number between planes; planes may have labels."""
+    labels = tuple(str(label) for label in metadata.get("Labels", ()))
+    names = labels if len(labels) == metadata.get("channels", 1) else ()
     symbol = str(metadata.get("unit", ""))
     sizes = {axis: 1 / count for axis, count in zip("xy", per_unit, strict=True) if count > 0}
     sizes |= {"z": float(metadata["spacing"])} if "spacing" in metadata else {}
-    return _known((), sizes, dict.fromkeys(sizes, symbol))
+    return _known(names, sizes, dict.fromkeys(sizes, symbol))
 
 
 def _known(channels: tuple[str, ...], sizes: Mapping[str, float], symbols: Mapping[str, str]) -> TiffMetadata:
     """Only sizes that are lengths: positive, and in a unit of length."""
-    lengths: dict[str | None, float] = {axis: size for axis, size in sizes.items() if size > 0 and symbols[axis] in UNITS}
-    return TiffMetadata(channels, lengths, {axis: UNITS[symbols[axis]] for axis in symbols if axis in lengths})
+    names = {axis: units.named(symbol) for axis, symbol in symbols.items()}
+    lengths: dict[str | None, float] = {axis: size for axis, size in sizes.items() if size > 0 and names[axis] in units.METRES}
+    return TiffMetadata(channels, lengths, {axis: name for axis, name in names.items() if axis in lengths})
 
 
 def _listed(found: Any) -> list[Any]:

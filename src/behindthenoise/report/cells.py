@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from behindthenoise.report.content import Content, RegionList, Row, Table
+from behindthenoise.report.style import symbol
 
 Value = float | int | str
 
@@ -154,14 +155,19 @@ def _token_columns(content: Content) -> Iterable[Column]:
     )
 
 
+def _place(value: Value) -> str:
+    """A position: stage coordinates are large beside a voxel."""
+    return f"{float(value):.8g}"
+
+
 def _region_columns(found: RegionList) -> Iterable[Column]:
-    length, value = found.facts["plane"]["unit"], found.facts["plane"]["value_unit"]
+    length, value = symbol(found.facts["plane"]["unit"]), found.facts["plane"]["value_unit"]
     present = found.rows[0] if found.rows else {}
     power = {"area": "²", "volume": "³"}
     return (
         Column("region", "region", number),
         *(Column(key, f"{key} ({length}{power[key]})", number) for key in power if key in present),
-        *(Column(key, f"{key.removeprefix('centre_')} ({length})", number) for key in present if key.startswith("centre_")),
+        *(Column(key, f"{key.removeprefix('centre_')} ({length})", _place) for key in present if key.startswith("centre_")),
         Column("expected", f"expected ({value})", number),
         Column("lower", f"mean lower ({value})", number),
         Column("upper", f"mean upper ({value})", number),

@@ -50,6 +50,8 @@ class Slice:
         Share of the latents' variance that each of the components which they show holds.
     origin
         Where the middle of the first pixel lies, from row to row and along columns.
+    unlike
+        Size of its voxels and of those that the networks learned from, where they differ; else empty.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Slice:
     colours: UInt8[np.ndarray, " 3 row col"] | None = None
     explained: tuple[float, ...] = ()
     origin: tuple[float, float] = (0.0, 0.0)
+    unlike: str = ""
 
 
 class Certificate(TypedDict):

@@ -405,25 +405,32 @@ def _notices(content: Content) -> list[str]:
             f"On test data coverage falls short of {nominal} by more than {100 * FAR_SHORT:g} points where the median lies in "
             f"these tenths of its values: {told}{cure}."
         )
+    return [*found, *_other_notices(content), *content.certificate["warnings"]]
+
+
+def _other_notices(content: Content) -> Iterator[str]:
+    """The same of images, regions and volumes."""
     if rows := [row for row in content.channels if float(row["correlation"]) < float(row["correlation_noisy"])]:
         told = _told([f"{row['channel']} ({number(row['correlation_noisy'])} → {number(row['correlation'])})" for row in rows])
-        found.append(
+        yield (
             f"On test data the slow scan correlates less with the denoised image than with the fast scan itself: {told}. "
             "Train longer, and see whether both scans show the same field."
         )
     for one in content.regions:
         level, share = one.facts["asked"]["level"], one.facts.get("test", {}).get("false_share")
         if share is not None and share > level:
-            found.append(
+            yield (
                 f"Regions {one.name} of volume {one.volume}: at most {percent(level)} of their area is promised to be false, in "
                 f"expectation; of the test voxels that are chosen in the same way, {percent(share)} are."
             )
+    if told := _told([f"those of volume {plane.name} are {plane.unlike}" for plane in content.volumes if plane.unlike]):
+        yield (
+            f"Voxels of another size: {told}. Networks know what they have learned in voxels; what has another size in voxels is "
+            "new to them, and no promise is about it."
+        )
     flags = {check["volume"]: [finding["flagged"] for finding in check["findings"]] for check in content.checks}
     if told := _told([f"volume {name} ({sum(flag)} of {len(flag)} checks)" for name, flag in flags.items() if any(flag)]):
-        found.append(
-            f"Unlike the calibration data: {told}. What was found stands beside the images; the promise need not hold there."
-        )
-    return [*found, *content.certificate["warnings"]]
+        yield (f"Unlike the calibration data: {told}. What was found stands beside the images; the promise need not hold there.")
 
 
 def _doubt(content: Content) -> str:

@@ -34,7 +34,8 @@ def heading(facts: dict[str, Any]) -> str:
     where = "".join(f", {place.replace(unit, symbol(unit))}" for place in facts["plane"]["where"])
     if facts.get("remark"):
         return f"{facts['words']}{where}\nnothing can be marked at a level of {100 * facts['asked']['level']:g} %"
-    marked = f"{100 * facts['marked'] / max(facts['voxels'], 1):.2g} % of the area, {facts['regions']} regions"
+    plural = "s" * (facts["regions"] != 1)
+    marked = f"{100 * facts['marked'] / max(facts['voxels'], 1):.2g} % of the area, {facts['regions']} region{plural}"
     if "promise" not in facts:
         return f"{facts['words']}{where}\n{marked}"
     return (

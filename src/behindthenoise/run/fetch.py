@@ -39,8 +39,8 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
             noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, geometry)
         else:
             like = spec.find("pairs", PairsConfig)
-            noisy, mask = read(config, like.channels if like else None, geometry)
-            told, spacing = noisy.attrs, like.spacing if like else {}
+            noisy, mask = read(config, like, geometry)
+            told, spacing = noisy.attrs, config.spacing or (like.spacing if like else {})
         geometry = placed(replace(geometry, origin=()), told, config, spacing)
         tell_other_voxels(geometry, loaded.geometry, name)
     with reading(*origins(config, noisy, name)):
@@ -75,9 +75,9 @@ def generate(config: SyntheticConfig, shape: tuple[int, ...], geometry: Geometry
     return noisy.chunk(), xr.DataArray(np.ones(shape, bool), dims=geometry.space).chunk()
 
 
-def read(config: VolumeConfig, channels: tuple[str, ...] | None, geometry: Geometry) -> tuple[xr.DataArray, xr.DataArray]:
+def read(config: VolumeConfig, like: PairsConfig | None, geometry: Geometry) -> tuple[xr.DataArray, xr.DataArray]:
     """
-    A measured volume, lazily, with the channels of the training pairs.
+    A measured volume, lazily, with the channels of the training pairs; of generated pairs (None), in the order of the file.
 
     Raises
     ------
@@ -85,12 +85,15 @@ def read(config: VolumeConfig, channels: tuple[str, ...] | None, geometry: Geome
         If its axes, channels or mask do not fit.
     """
     assert config.noisy is not None
-    noisy = canonical(config.noisy, Selection(channels=config.channels or channels, crop=config.crop), ("scan", "channel"))
+    channels = config.channels or (like.channels if like else None)
+    noisy = canonical(config.noisy, Selection(channels=channels, crop=config.crop), ("scan", "channel"))
     names = [str(name) for name in noisy.coords["channel"].to_numpy()]
     named = not any(all(name.isdecimal() for name in row) for row in (names, geometry.channels))
-    if not config.channels and named and len(geometry.channels) > 1:
+    if like is not None and not config.channels and named and len(geometry.channels) > 1:
         # they may stand in another order than in the pairs
         noisy = canonical(config.noisy, Selection(channels=geometry.channels, crop=config.crop), ("scan", "channel"))
+    if "z" not in geometry.space and noisy.sizes.get("z") == 1:
+        noisy = noisy.isel(z=0, drop=True)
     origin = noisy.attrs["origin"]
     space = tuple(str(name) for name in noisy.dims[2:])
     if space != geometry.space or noisy.sizes["channel"] != len(geometry.channels):
@@ -109,11 +112,10 @@ def read(config: VolumeConfig, channels: tuple[str, ...] | None, geometry: Geome
 
 def tell_other_voxels(own: Geometry, trained: Geometry, name: str) -> None:
     """Say so if a volume's voxels are not of the size that the networks learned on."""
-    if (own.spacing, own.unit) != (trained.spacing, trained.unit):
-        sizes = [" x ".join(f"{step:g}" for step in one.spacing) + f" {one.unit}" for one in (own, trained)]
+    if own.differs(trained):
         log(
-            f"fetch: warning: volume {name} has voxels of {sizes[0]}, the training pairs of {sizes[1]}; networks know what they "
-            "learned in voxels, so structures of another size in voxels are new to them (give pairs.spacing if the files are wrong)"
+            f"fetch: warning: volume {name} has voxels of {own.voxel}, the training pairs of {trained.voxel}; networks know what "
+            "they learned in voxels, so structures of another size in voxels are new to them (give `spacing` if a file is wrong)"
         )
 
 

@@ -69,7 +69,7 @@ def fields(config: Config) -> Iterator[Field]:
         if volume.synthetic is not None:
             yield Field(name, tuple(volume.synthetic), count)
         else:
-            found, _ = fetch.read(volume, config.pairs.channels if config.pairs else None, geometry)
+            found, _ = fetch.read(volume, config.pairs, geometry)
             yield Field(name, found.shape[1:], count)
 
 

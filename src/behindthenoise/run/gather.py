@@ -120,6 +120,9 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
         "spacing": [step * part.step for step, part in zip(geometry.spacing[lead:], (rows, columns), strict=True)],
         "origin": geometry.origin[lead:],
         "axes": geometry.space[lead:],
+        "unlike": f"{geometry.voxel}, those of the training pairs {pairs.geometry.voxel}"
+        if geometry.differs(pairs.geometry)
+        else "",
         "explained": group[EMBEDDING].attrs["explained"],
     }
     return meta, arrays

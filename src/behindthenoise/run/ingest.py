@@ -1,15 +1,13 @@
 """Verb `ingest`: sources or generator → `pairs.zarr`, split and scaled."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-from behindthenoise.config import SPACE_AXES, PairsConfig, SplitConfig, SyntheticConfig
+from behindthenoise.config import SPACE_AXES, PairsConfig, Selection, SplitConfig, SyntheticConfig
 from behindthenoise.core import metrics, synthetic
 from behindthenoise.core import split as splitting
 from behindthenoise.core.calibration.units import box_around
@@ -136,22 +134,16 @@ def opened(config: PairsConfig) -> tuple[xr.DataArray, xr.DataArray, xr.DataArra
     mask = None if config.mask is None else read_mask(config.mask, config.crop, sizes)
     named = [tuple(str(name) for name in array.coords["channel"].to_numpy()) for array in (slow, noisy)]
     names = next((row for row in named if not all(name.isdecimal() for name in row)), named[0])
-    told = slow.attrs if "spacing" in slow.attrs else noisy.attrs
-    tell_contradiction(config, told)
-    return noisy, slow, mask, placed(Geometry(space, (), config.unit, names, config.value_unit), told, config, config.spacing)
-
-
-def tell_contradiction(config: PairsConfig, told: Mapping[Any, Any]) -> None:
-    """Say so if the config gives voxels another size than their file does."""
-    given = {axis: (step, config.unit) for axis, step in config.spacing.items()}
-    other = {
-        axis: (step, told["unit"])
-        for axis, step in told.get("spacing", {}).items()
-        if axis in given and "unit" in told and (told["unit"] != config.unit or not np.isclose(step, given[axis][0], rtol=0.01))
-    }
-    if other:
-        sizes = ["; ".join(f"{axis} {one[axis][0]:g} {one[axis][1]}" for axis in other) for one in (given, other)]
-        log(f"warning: voxels have the size that pairs.spacing gives ({sizes[0]}); {told['origin']} tells another ({sizes[1]})")
+    blank = Geometry(space, (), config.unit, names, config.value_unit)
+    geometry = placed(blank, slow.attrs if "spacing" in slow.attrs else noisy.attrs, config, config.spacing)
+    for source in (noisy, slow):
+        own = placed(blank, source.attrs, Selection(crop=config.crop), {})
+        if set(space) <= set(source.attrs.get("spacing", ())) and own.differs(geometry):
+            log(f"warning: voxels of the pairs are taken to be {geometry.voxel}, those of {source.attrs['origin']} are {own.voxel}")
+    places = [source.attrs["position"] for source in (noisy, slow) if "position" in source.attrs]
+    if len(places) == 2 and places[0] != places[1]:
+        log(f"warning: {noisy.attrs['origin']} and {slow.attrs['origin']} begin at other places, {places[0]} and {places[1]}")
+    return noisy, slow, mask, geometry
 
 
 def averaged(slow: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.Variable]]:
