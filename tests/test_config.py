@@ -14,7 +14,12 @@ GENERATED = {"dataset": "some", "synthetic": {}}
 MEASURED = {"dataset": "some", "pairs": {"noisy": "fast.npy", "clean": "slow.npy"}}
 REGIONS = {"train": {"x": [0, 0.4]}, "calibration": {"x": [0.5, 0.7]}, "test": {"x": [0.8, 1]}}
 
+
 # what is written besides the pairs, and what the message must say: the key, the value, what is allowed
+def test_an_array_may_be_named_by_its_number():
+    assert config.Source(path="a.tif", array=1) == config.Source(path="a.tif", array="1")
+
+
 WRONG = {
     "unknown key": ({"netwrok": {}}, r"unknown key 'netwrok'; allowed here: dataset, pairs, .*network, .*regions, sweep$"),
     "unknown nested key": (

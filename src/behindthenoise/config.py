@@ -43,6 +43,11 @@ def _names(value: object) -> object:
     return tuple(value.split()) if isinstance(value, str) else value
 
 
+def _counted(value: object) -> object:
+    """Arrays that have numbers instead of names may be given by these."""
+    return str(value) if type(value) is int else value
+
+
 def _exponent(value: object) -> object:
     """`1e-3` is a number to everybody but YAML 1.1, which wants `1.0e-3`."""
     written = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
@@ -53,6 +58,7 @@ def _exponent(value: object) -> object:
 Int = Annotated[int, Strict()]
 Real = Annotated[float, BeforeValidator(_exponent), Strict()]
 Flag = Annotated[bool, Strict()]
+ArrayName = Annotated[str, BeforeValidator(_counted, json_schema_input_type=str | int)]
 AxisNames = Annotated[tuple[Axis, ...], BeforeValidator(_names, json_schema_input_type=tuple[Axis, ...] | str)]
 Fractional = Annotated[Real, Field(gt=0, lt=1)]
 Span = tuple[Annotated[Int, Field(ge=0)], Annotated[Int, Field(gt=0)]]
@@ -121,8 +127,10 @@ class Source(Location):
         "URL that fsspec knows, e.g. s3://bucket/key.ome.zarr. Of a Zarr store at a URL only what is used is read, other files are "
         "copied into TMPDIR. A change at a URL is seen by check sum or time, of a Zarr store by those of its metadata alone."
     )
-    array: str | None = Field(
-        default=None, description="Path of the array inside a Zarr, HDF5 or NPZ container; null where there is only one."
+    array: ArrayName | None = Field(
+        default=None,
+        description="Path of the array inside a Zarr, HDF5 or NPZ container, or number of a TIFF file's series; null where there is "
+        "only one.",
     )
     axes: AxisNames | None = Field(
         default=None,

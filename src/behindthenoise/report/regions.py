@@ -17,7 +17,7 @@ from behindthenoise.stages import Spec
 
 NUMBERED = 10  # regions with their number beside them
 MARGIN = 0.05  # of the picture, in which a number would run over its edge
-WIDTH, TALLEST, SHORTEST = 7.5, 9.0, 2.2  # inches
+WIDTH, TALLEST, SHORTEST = 9.5, 6.0, 2.2  # inches
 BESIDE, ABOVE = 1.45, 1.1  # inches that the scales, and title and axis, take
 
 
