@@ -129,8 +129,8 @@ class Source(Location):
     )
     array: ArrayName | None = Field(
         default=None,
-        description="Path of the array inside a Zarr, HDF5 or NPZ container, or number of a TIFF file's series; null where there is "
-        "only one.",
+        description="Path of the array inside a Zarr, HDF5 or NPZ container, or number of a TIFF file's series; null where there "
+        "is only one.",
     )
     axes: AxisNames | None = Field(
         default=None,
