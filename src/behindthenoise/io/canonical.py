@@ -1,7 +1,7 @@
 """Sources in canonical form: named leading axes first, then [z,] y, x."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -91,31 +91,43 @@ def placed(geometry: Geometry, told: Mapping[str, Any], selection: Selection, sp
     SourceError
         If the config names an axis that is not there, or the spacing of some axes alone.
     """
-    for key, given in (("spacing", spacing), ("origin", selection.origin)):
-        if surplus := [axis for axis in given if axis not in geometry.space]:
-            raise SourceError(
-                f"{key} of {surplus[0]} does not fit {told.get('origin', 'the fields')}; its axes are {' '.join(geometry.space)}"
-            )
-    if spacing and set(spacing) != set(geometry.space):
-        raise SourceError(f"spacing gives {' '.join(spacing)}; it must give every axis: {' '.join(geometry.space)}")
-    known: Mapping[Any, float] = spacing or dict(zip(geometry.space, geometry.spacing, strict=False))
-    unit = geometry.unit
-    if not spacing and "spacing" in told:
-        own = told.get("unit", unit)
-        factor = units.ratio(unit, own)
-        # what the file leaves out is as usual; one that tells the size of a pixel, but not the distance of slices, has no scale
-        whole = {**({axis: step * factor for axis, step in known.items()} if factor else {}), **told["spacing"]}
-        known, unit = (whole, own) if set(geometry.space) <= set(whole) else (known, unit)
-    # a position in a unit that is no length, unlike the voxels' size, means nothing
-    factor = units.ratio(told.get("unit", unit), unit)
-    position: Mapping[Any, float] = {axis: place * factor for axis, place in told.get("position", {}).items()} if factor else {}
-    position = {**position, **selection.origin}
+    _expect_axes(geometry.space, selection.origin, spacing, str(told.get("origin", "the fields")))
+    sizes, unit = _sizes(geometry, told, spacing)
+    places = {**_positions(told, unit), **selection.origin}
     return replace(
         geometry,
-        spacing=tuple(known.get(axis, 1.0) for axis in geometry.space),
+        spacing=tuple(sizes.get(axis, 1.0) for axis in geometry.space),
         unit=units.named(unit),
-        origin=tuple(position.get(axis, 0.0) for axis in geometry.space),
+        origin=tuple(places.get(axis, 0.0) for axis in geometry.space),
     ).cropped(selection.crop)
+
+
+def _expect_axes(space: Sequence[str], origin: Mapping[Any, float], spacing: Mapping[Any, float], where: str) -> None:
+    for key, given in (("spacing", spacing), ("origin", origin)):
+        for axis in given:
+            if axis not in space:
+                raise SourceError(f"{key} of {axis} does not fit {where}; its axes are {' '.join(space)}")
+    if spacing and set(spacing) != set(space):
+        raise SourceError(f"spacing gives {' '.join(spacing)}; it must give every axis: {' '.join(space)}")
+
+
+def _sizes(geometry: Geometry, told: Mapping[str, Any], spacing: Mapping[Any, float]) -> tuple[Mapping[Any, float], str]:
+    """Size of a voxel along each axis, as far as anybody tells it, and its unit."""
+    usual = dict(zip(geometry.space, geometry.spacing, strict=False))
+    if spacing or "spacing" not in told:
+        return spacing or usual, geometry.unit
+    unit = told.get("unit", geometry.unit)
+    factor = units.ratio(geometry.unit, unit)
+    # what the file leaves out is as usual
+    sizes = {**({axis: step * factor for axis, step in usual.items()} if factor else {}), **told["spacing"]}
+    # who tells the size of a pixel, but not the distance of slices, tells no size
+    return (sizes, unit) if set(geometry.space) <= set(sizes) else (usual, geometry.unit)
+
+
+def _positions(told: Mapping[str, Any], unit: str) -> Mapping[Any, float]:
+    """Where a file's first voxel lies, in a unit; nothing if the file's own is unlike it."""
+    factor = units.ratio(told.get("unit", unit), unit)
+    return {axis: place * factor for axis, place in told.get("position", {}).items()} if factor else {}
 
 
 @contextmanager
