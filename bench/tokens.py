@@ -11,6 +11,8 @@ number of clusters that ours found. Voxels without a true phase are left out.
     python bench/tokens.py agreement results/standards minerals --labels ../shared/data/edx_mineral_standards.zarr
     python bench/tokens.py picture results/obj1 field 2 4 6 --out docs/figures/tokens_obj1.png     medians, embedding and tokens
     python bench/tokens.py twins --config bench/real/blobs20.yaml     how far the scan itself tells phases of one intensity apart
+    snakemake --configfile bench/real/dose10.yaml
+    python bench/tokens.py texture results/dose10 large --config bench/real/dose10.yaml     the same by latents
     python bench/tokens.py assign --voxels 1e8        an embedding on disk, against scikit-learn's predict; 2 GB of disk
 """
 
@@ -21,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
@@ -31,6 +34,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import binary_erosion, find_objects, gaussian_filter, label
 from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, homogeneity_score
 
 from behindthenoise import config as configuration
@@ -45,6 +49,7 @@ from behindthenoise.run import fetch, token_models
 
 WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 FITTED = 50_000  # voxels that rivals are fitted to
+SPREADS = (2.5, 3.5)  # voxels
 TWIN_FIELD, SMALLEST_GRAIN = (384, 512), 20  # voxels
 EDGE = 512  # of a file of the embedding of `assign`
 COMPONENTS = 8
@@ -68,12 +73,16 @@ def main() -> None:
     alike = modes.add_parser("twins")
     alike.add_argument("--config", type=Path, required=True, help="of a generated data set")
     alike.add_argument("--doses", type=float, nargs="+", default=[1, 4, 10, 30, 100])
+    local = modes.add_parser("texture")
+    local.add_argument("results", type=Path)
+    local.add_argument("volume")
+    local.add_argument("--config", type=Path, required=True, help="of a generated data set")
     cost = modes.add_parser("assign")
     cost.add_argument("--voxels", type=float, default=1e7)
     cost.add_argument("--turns", type=int, default=3)
     cost.add_argument("--folder", type=Path, default=Path("build/tokens"))
     options = parser.parse_args()
-    {"assign": assigning, "twins": twins, "picture": picture, "agreement": agreement}[options.mode](options)
+    {"assign": assigning, "texture": texture, "twins": twins, "picture": picture, "agreement": agreement}[options.mode](options)
 
 
 def picture(options: argparse.Namespace) -> None:
@@ -177,6 +186,55 @@ def strongest_wave(noise: np.ndarray, shape: np.ndarray) -> float:
     steps = 2j * np.pi / synthetic.RIPPLE_PERIOD
     waves = (np.exp(steps * (np.cos(turn) * down + np.sin(turn) * right)) for turn in turns)
     return float(max(abs((inside * wave).sum()) ** 2 for wave in waves) / (inside**2).sum())
+
+
+def texture(options: argparse.Namespace) -> None:
+    """
+    Print how well the twins are told apart with the embedding's spread in a neighbourhood: by a linear classifier that was told the
+    phases of the left half of the field, on the other half, and by clusters, each of which counts as the twin it holds more of.
+    """
+    raw = zarr.open_group(options.results / f"volumes/{options.volume}/quantiles.zarr", mode="r")
+    embedding, median = np.asarray(raw["embedding"], np.float32), np.asarray(raw["quantiles"])[1]
+    config = configuration.load(options.config).synthetic
+    assert config is not None
+    phases = synthetic.scene(config, embedding.shape[1:], fetch.FIELD_INDEX).labels.astype(int)
+    twin = phases >= config.phases - 2
+    told = np.zeros(phases.shape, bool)
+    told[:, : phases.shape[1] // 2] = True
+    wide = {width: spread(embedding, width) for width in SPREADS}
+    ways = {
+        "embedding": embedding,
+        **{f"median, its spread within {width}": np.r_[median, spread(median, width)] for width in SPREADS},
+    }
+    for width in SPREADS:
+        mean = np.stack([gaussian_filter(one, width) for one in embedding])
+        ways[f"embedding, its mean and spread within {width}"] = np.r_[embedding, mean, np.log(wide[width] + 1e-3)]
+    for name, channels in ways.items():
+        points = np.moveaxis(channels, 0, -1)
+        points = (points - points.mean((0, 1))) / points.std((0, 1))
+        found = LogisticRegression(max_iter=300).fit(points[told][::3], phases[told][::3]).predict(points[~told])
+        right = (found == phases[~told])[twin[~told]].mean()
+        print(
+            f"told, {name}: {100 * right:.0f} % of the twins right, ARI {adjusted_rand_score(phases[~told], found):.3f}", flush=True
+        )
+    every = np.ones(phases.shape, bool)
+    for weight, width in product((0, 1, 3), SPREADS):
+        for count in (4, 6, 12):
+            found = clustered(np.r_[embedding, weight * wide[width]], every, count)
+            sides = [
+                np.bincount(found[phases.ravel() == phase], minlength=count) for phase in (config.phases - 2, config.phases - 1)
+            ]
+            right = np.maximum(*sides).sum() / np.sum(sides)
+            name = f"{count} clusters, {weight} times the spread within {width}"
+            print(
+                f"{name}: {100 * right:.0f} % of the twins right, ARI {adjusted_rand_score(phases.ravel(), found):.3f}", flush=True
+            )
+
+
+def spread(channels: np.ndarray, width: float) -> np.ndarray:
+    """Standard deviation of every channel in a Gaussian neighbourhood."""
+    variance = [gaussian_filter(one**2, width) - gaussian_filter(one, width) ** 2 for one in channels]
+    return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
 
 
 def smoothed(noisy: np.ndarray, mask: np.ndarray, width: float, *, scaled: bool) -> np.ndarray:

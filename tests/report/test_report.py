@@ -344,7 +344,7 @@ def test_values_that_are_covered_far_less_are_said_at_the_top(grouped: list[str]
 def test_voxels_of_another_size_than_the_networks_know_are_said_at_the_top() -> None:
     coarse = replace(QUICK.field, name="coarse", unlike="2 x 2 nm, those of the training pairs 1 x 1 nm")
     told = top_of(replace(QUICK, volumes=(coarse,)))
-    assert "Voxels of another size: those of volume coarse are 2 x 2 nm, those of the training pairs 1 x 1 nm." in told
+    assert "Voxels seem to be of another size: those of volume coarse are 2 x 2 nm, those of the training pairs 1 x 1 nm." in told
 
 
 def test_an_image_that_denoising_made_worse_is_said_at_the_top() -> None:

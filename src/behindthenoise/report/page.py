@@ -425,8 +425,8 @@ def _other_notices(content: Content) -> Iterator[str]:
             )
     if told := _told([f"those of volume {plane.name} are {plane.unlike}" for plane in content.volumes if plane.unlike]):
         yield (
-            f"Voxels of another size: {told}. Networks know what they have learned in voxels; what has another size in voxels is "
-            "new to them, and no promise is about it."
+            f"Voxels seem to be of another size: {told}. Networks know what they have learned in voxels; what has another size "
+            "in voxels is new to them, and no promise is about it."
         )
     flags = {check["volume"]: [finding["flagged"] for finding in check["findings"]] for check in content.checks}
     if told := _told([f"volume {name} ({sum(flag)} of {len(flag)} checks)" for name, flag in flags.items() if any(flag)]):
