@@ -334,10 +334,12 @@ def test_a_missed_promise_is_said_at_the_top() -> None:
 @pytest.mark.parametrize(("grouped", "cured"), [(["token"], True), (["intensity"], False)])
 def test_values_that_are_covered_far_less_are_said_at_the_top(grouped: list[str], cured: bool) -> None:
     first, *others = ONE.intensity
+    others += [{**first, "coverage": 0.87, "coverage_low": 0.86, "coverage_high": 0.88}]
     far = {**first, "coverage": 0.7, "coverage_low": 0.6, "coverage_high": 0.8}
     told = top_of(promising(replace(QUICK, intensity=[far, *others]), grouped_by=grouped))
     place = f"{first['channel']} from {cells.number(first['from'])} to {cells.number(first['to'])} {ONE.field.value_unit}"
     assert f"more than 5 points where the median lies in these tenths of its values: {place} (70.0 %)" in told
+    assert "(87.0 %)" not in told
     assert ("; calibration.groups: [intensity] would promise it." in told) == cured
 
 

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 import xarray as xr
 import yaml
+import zarr
 
 from behindthenoise import config as settings
 from behindthenoise.cli import main
@@ -279,17 +280,21 @@ def test_what_is_cropped_stays_where_it_was(folder):
 
 
 def test_generated_pairs_and_a_measured_volume(folder):
-    np.save("map.npy", np.ones((60, 60), np.float32))
+    np.save("map.npy", np.stack([np.full((60, 60), value, np.float32) for value in (1, 2)]))
     content = {
         "dataset": "tiny",
-        "synthetic": {"images": 4, "shape": [16, 16]},
-        "volumes": {"map": {"noisy": "map.npy", "origin": {"x": 5}}},
+        "synthetic": {"images": 4, "shape": [16, 16], "channels": 2},
+        "volumes": {
+            "map": {"noisy": {"path": "map.npy", "axes": "channel y x", "channel_names": ["Si", "Fe"]}, "origin": {"x": 5}}
+        },
     }
     config = settings.parse({**content, "split": {"by": "image"}})
     assert ingest(config) == 0
     options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
     assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
-    assert xr.open_zarr("map.zarr", consolidated=False)["x"].values[0] == 5
+    found = xr.open_zarr("map.zarr", consolidated=False)
+    assert found["x"].values[0] == 5
+    assert found["noisy"].values[:, 0, 0].tolist() == [1, 2]
 
 
 def test_what_does_not_fit_together_is_told_by_plan_as_well(folder, capsys):
@@ -326,6 +331,21 @@ def test_fast_and_slow_voxels_of_unlike_size_are_noted(folder, capsys):
     assert ingest(configure(noisy={"path": "noisy.ome.tif"}, clean={"path": "clean.ome.tif"})) == 0
     told = "voxels of the pairs are taken to be 0.4 x 0.4 micrometer, those of noisy.ome.tif are 0.2 x 0.2 micrometer"
     assert told in capsys.readouterr().err
+
+
+def test_fast_and_slow_scans_at_unlike_places_are_noted(folder, capsys):
+    for name, place in (("noisy", 100), ("clean", 900)):
+        values = np.load(f"{name}.npy")
+        axes = [{"name": axis} for axis in ("tcyx" if name == "noisy" else "cyx")]
+        steps = [
+            {"type": "scale", "scale": [1] * values.ndim},
+            {"type": "translation", "translation": [0] * (values.ndim - 1) + [place]},
+        ]
+        image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+        group = zarr.open_group(f"{name}.ome.zarr", mode="w", attributes={"ome": {"version": "0.5", "multiscales": [image]}})
+        group.create_array("0", data=values)
+    assert ingest(configure(noisy={"path": "noisy.ome.zarr"}, clean={"path": "clean.ome.zarr"})) == 0
+    assert "noisy.ome.zarr::0 and clean.ome.zarr::0 begin at other places" in capsys.readouterr().err
 
 
 def test_a_volume_of_one_slice_and_one_time_fits_images(folder):

@@ -73,7 +73,7 @@ def test_training_takes_as_long_as_its_steps(write, monkeypatch):
 
 
 def test_the_first_step_which_allocates_does_not_count(write, monkeypatch):
-    clock = iter([0.0, 100.0, 100.0, 101.0, 101.0, 104.0, 104.0, 106.0])
+    clock = iter([0.0, 0.5, 100.0, 101.0, 101.0, 104.0, 104.0, 106.0])
     monkeypatch.setattr(forecast.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(forecast.Training, "advance", lambda _: None)
     config = forecast.load(write())

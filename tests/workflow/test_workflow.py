@@ -114,7 +114,8 @@ def test_a_measured_volume_has_its_own_voxels_and_place_in_store_and_report(chan
         "origin": [102, -7],
         "length_unit": "micrometer",
     }
-    assert drawn["wide"]["length_unit"] == "pixel"
+    assert drawn["own"]["unlike"] == "0.25 x 0.5 micrometer, those of the training pairs 1 x 1 pixel"
+    assert (drawn["wide"]["length_unit"], drawn["wide"]["unlike"]) == ("pixel", "")
 
 
 NETWORK_RULES = ("train", "predict", "infer")
