@@ -48,7 +48,10 @@ rule all:
                 *[*rules.average.output, *rules.embed.output, *rules.tokenize.output, *rules.label.output],
                 *[*rules.survey.output, *gather.score(rules.score.output), *rules.calibrate.output],
                 *[*rules.evaluate.output, *rules.gather.output],
-                *expand([*rules.fetch.output, *rules.plan.output, *rules.compare.output], volume=VOLUMES),
+                *expand(
+                    [*rules.fetch.output, *rules.place.output, *rules.plan.output, *rules.compare.output],
+                    volume=VOLUMES,
+                ),
                 *[expand(file, volume=VOLUMES) for file in gather.share(rules.infer.output, allow_missing=True)],
                 *expand(rules.describe.output, volume=VOLUMES),
             ]

@@ -374,9 +374,8 @@ def once(record: Path, step: Callable[[], Cost]) -> Cost:
 def writing(shape: Sequence[int], options: argparse.Namespace) -> None:
     """Print how fast the image of a finished volume is written: our way, and each engine into an equal, empty array."""
     folder = emptied(options.folder / f"writing-{by(shape)}")
-    geometry = Geometry(AXES[-len(shape) :], (1.0,) * len(shape), "pixel", ("channel",), "level")
-    mask = zarr.create_array(store={}, shape=tuple(shape), dtype=bool)
-    finished.create_ome(folder / "empty.ome.zarr", volumes.Volume(mask, mask, geometry), [tuple(shape)], [])
+    geometry = Geometry(AXES[-len(shape) :], ("channel",), "level", (1.0,) * len(shape))
+    finished.create_ome(folder / "empty.ome.zarr", geometry, [tuple(shape)], [])
     values = np.empty((len(volumes.STATISTICS), *shape), np.float32)
     for region, part in generated(shape):
         values[(slice(None), *region)] = part * np.arange(1, len(values) + 1, dtype=np.float32).reshape(-1, *[1] * len(shape))

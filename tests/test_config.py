@@ -301,3 +301,39 @@ def test_every_setting_says_what_it_means():
     found = dict(described(Config))
     assert len(found) > 60
     assert not [name for name, text in found.items() if not text or not text.endswith(".")]
+
+
+def measured(*, turns="auto", **pairs):
+    content = {**MEASURED, "pairs": {**MEASURED["pairs"], **pairs}, "training": {"turns": turns}}
+    return parse(content, check_files=False)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "decided"),
+    [
+        ({}, None),
+        ({"y": 0.5, "x": 0.5}, None),
+        ({"x": 0.5, "y": 0.502}, None),
+        ({"z": 1, "y": 1, "x": 1}, ("z", "y", "x")),
+        ({"z": 3, "y": 1, "x": 1}, ("y", "x")),
+        ({"z": 1, "y": 3, "x": 1}, ("z", "x")),
+    ],
+)
+def test_sizes_of_voxels_decide_what_may_turn_unless_they_are_square_pixels(spacing, decided):
+    assert measured(spacing=spacing).turns_by_spacing == decided
+    assert measured(spacing=spacing, turns="none").turns_by_spacing is None
+
+
+def test_pixels_that_are_not_square_turn_not_at_all():
+    decided = measured(spacing={"y": 0.5, "x": 0.25}).turns_by_spacing
+    # one axis alone is exchanged with nothing
+    assert decided is not None
+    assert len(decided) == 1
+
+
+@pytest.mark.parametrize("steps", [(3.0, 1.0), (5e-9, 1e-9)])
+def test_turns_between_axes_of_another_spacing_are_refused(steps):
+    spacing = {"z": steps[0], "y": steps[1], "x": steps[1]}
+    with pytest.raises(ConfigError, match=r"exchange axes of different spacing \(z [35].*, x 1.*\); use auto or none"):
+        measured(spacing=spacing, turns=["z", "x"])
+    assert measured(spacing=spacing, turns=["y", "x"]).training.turns == ("y", "x")

@@ -80,7 +80,12 @@ def networks_rules(text):
 def test_what_is_not_worth_a_job_of_a_cluster_runs_beside_snakemake():
     text = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     parts = re.split(r"^(?:use rule \w+ as|rule) ", text, flags=re.MULTILINE)[1:]
-    assert {re.match(r"\w+", part)[0] for part in parts if "    localrule: True\n" in part} == {"wire", "sweep_wire", "plan"}
+    assert {re.match(r"\w+", part)[0] for part in parts if "    localrule: True\n" in part} == {
+        "wire",
+        "sweep_wire",
+        "place",
+        "plan",
+    }
 
 
 def test_every_rule_asks_for_memory_and_time_in_one_place_alone():

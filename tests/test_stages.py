@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from behindthenoise import stages
-from behindthenoise.config import Config, SplitConfig, TrainingConfig, parse
+from behindthenoise.config import Config, SplitConfig, TrainingConfig, VolumeConfig, parse
 from behindthenoise.errors import ConfigError
 from behindthenoise.stages import STAGES, Spec, module_of, specification
 
@@ -27,6 +27,7 @@ EXTRAS = {
     "wire": {"member": int},
     "train": {"member": int, "memory_gb": float, "members_per_gpu": int},
     "fetch": {"name": str},
+    "place": {"name": str},
 }
 
 
@@ -37,10 +38,12 @@ def spec_of(stage):
 def sections_read(stage):
     """Sections that the source of a stage's module takes from its specification."""
     source = Path(inspect.getsourcefile(importlib.import_module(f"behindthenoise.{module_of(stage)}"))).read_text()
-    found = re.findall(r"""spec\.(?:get|find|sections)[(\[]\s*(?:"([^"]+)"|(VOLUME))""", source)
-    whole = {key or stages.VOLUME for key, _ in found}
-    parts = re.findall(r"spec\.part\(.([a-z]+)", source)
-    return whole | {key for key in STAGES[stage].sections if key.partition(".")[0] in parts and "." in key}
+    named = r"""\(?\[?\s*(?:"([^"]+)"|(VOLUME|TURNS))"""
+    whole, parts = (
+        {key or getattr(stages, constant) for key, constant in re.findall(rf"spec\.(?:{calls}){named}", source)}
+        for calls in ("get|find|sections", "part|find_part")
+    )
+    return whole | {key for key in STAGES[stage].sections if key.rpartition(".")[0] in parts}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -62,6 +65,9 @@ def test_a_stage_reads_the_sections_that_it_declares_and_no_others(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_section_is_a_key_of_the_configuration(stage):
     for section in STAGES[stage].sections:
+        if section.startswith("derived."):
+            assert section == stages.TURNS
+            continue
         kinds = [Config]
         for part in section.split("."):
             if part.startswith("{"):
@@ -81,7 +87,7 @@ def stages_types(annotation):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_specification_is_read_back_as_it_was(stage):
     spec = spec_of(stage)
-    content = CONFIG.model_dump(mode="json")
+    content = {**CONFIG.model_dump(mode="json"), "derived": {"turns": CONFIG.turns_by_spacing}}
     for key, value in spec.sections.items():
         expected = content
         for part in key.format(volume="large", target="bright").split("."):
@@ -142,9 +148,47 @@ def test_a_setting_of_another_volume_changes_nothing():
 
 
 def test_the_training_field_has_no_section_of_its_own():
-    spec = Spec.parse(specification(CONFIG, "fetch", volume="field"), "fetch")
+    spec = Spec.parse(specification(CONFIG, "place", volume="field"), "place")
     assert spec.sections[stages.VOLUME] is None
     assert spec.find(stages.VOLUME, dict) is None
+    in_parts = Spec.parse(specification(CONFIG, "fetch", volume="field"), "fetch")
+    assert in_parts.find_part(stages.VOLUME, VolumeConfig) is None
+    in_parts = Spec.parse(specification(CONFIG, "fetch", volume="large"), "fetch")
+    assert in_parts.find_part(stages.VOLUME, VolumeConfig) == CONFIG.volumes["large"]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "stages"),
+    [
+        ({"y": 0.5, "x": 0.5}, {"place", "gather"}),
+        ({"y": 0.5, "x": 0.25}, {"place", "gather", "train"}),
+        ({"z": 0.5, "y": 0.5, "x": 0.5}, {"place", "gather", "train"}),
+    ],
+)
+def test_networks_hear_of_a_size_of_voxels_only_where_it_decides_what_they_may_turn(spacing, stages):
+    measured = {"dataset": "some", "pairs": {"noisy": "noisy.npy", "clean": "clean.npy"}, "volumes": {"large": "large.npy"}}
+    plain = parse(measured, check_files=False)
+    pairs = {**measured["pairs"], "spacing": spacing, "unit": "um", "origin": {"x": 5}}
+    changed = parse({**measured, "pairs": pairs}, check_files=False)
+    assert {
+        stage
+        for stage in set(STAGES) - {"regions", "publish"}
+        if specification(changed, stage, volume="large") != specification(plain, stage, volume="large")
+    } == stages
+
+
+def test_where_a_volume_lies_concerns_its_own_geometry_alone():
+    pairs = {"noisy": "noisy.npy", "clean": "clean.npy"}
+    plain, changed = (
+        parse({"dataset": "some", "pairs": pairs, "volumes": {"large": {"noisy": "large.npy", **place}}}, check_files=False)
+        for place in ({}, {"origin": {"y": 3}, "spacing": {"y": 2, "x": 2}})
+    )
+    for volume, expected in (("large", {"place", "gather", "check"}), ("field", {"gather", "check"})):
+        assert {
+            stage
+            for stage in set(STAGES) - {"regions", "publish"}
+            if specification(changed, stage, volume=volume) != specification(plain, stage, volume=volume)
+        } == expected
 
 
 @pytest.mark.parametrize(
@@ -161,7 +205,8 @@ def test_a_specification_with_other_sections_is_refused(edit):
     data = json.loads(specification(CONFIG, "ingest"))
     edit(data["config"])
     with pytest.raises(
-        ConfigError, match=r"--spec of 'ingest' has the sections \[.*\]; this version reads \['network.radius_max', 'pairs',"
+        ConfigError,
+        match=r"--spec of 'ingest' has the sections \[.*\]; this version reads \['network.radius_max', 'pairs.channels',",
     ):
         Spec.parse(json.dumps(data), "ingest")
 

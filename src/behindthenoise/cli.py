@@ -234,7 +234,7 @@ def _add_stage(parser: argparse.ArgumentParser, name: str, stage: Stage) -> None
         parser.add_argument("--members-per-gpu", required=True, type=int, metavar="N", help="trainings that may share one GPU")
     if name in ("wire", "train"):
         parser.add_argument("--member", required=True, type=int, metavar="I", help="number of the member, from 0")
-    if name == "fetch":
+    if name in ("fetch", "place"):
         parser.add_argument("--name", required=True, metavar="VOLUME", help="the volume's name in the configuration")
     parser.add_argument("--spec", required=True, metavar="JSON", help="the stage's specification, as the workflow writes it")
 

@@ -6,8 +6,9 @@ Nothing heavier than pydantic is imported here, because Snakemake reads the conf
 
 import glob
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import permutations, product
@@ -228,6 +229,12 @@ class PairsConfig(Selection):
     )
     unit: str = Field(default="pixel", description="Unit of `spacing`, e.g. micrometer.")
     value_unit: str = Field(default="a.u.", description="Unit of the clean image's values, e.g. counts.")
+
+
+def alike(spacing: Mapping[Any, float]) -> list[Any]:
+    """Axes along which voxels are equally large, to a hundredth: the largest group of them."""
+    groups = [[axis for axis in spacing if math.isclose(spacing[axis], step, rel_tol=0.01)] for step in spacing.values()]
+    return max(groups, key=len, default=[])
 
 
 class SyntheticConfig(Section):
@@ -827,6 +834,27 @@ class Config(Section):
                 f"split.gap {gap} is smaller than the receptive field of {field} voxels (2 network.radius_max + 1), so training "
                 "and calibration would share voxels; use auto, a wider gap or a smaller network.radius_max"
             )
+        return self
+
+    @property
+    def turns_by_spacing(self) -> tuple[Space, ...] | None:
+        """
+        What `training.turns: auto` means where `pairs.spacing` decides it; None where the files do, if anybody.
+
+        Square pixels decide nothing, as networks take them for granted: whoever gives their size afterwards trains nothing again.
+        """
+        if self.training.turns != "auto" or self.pairs is None or not self.pairs.spacing:
+            return None
+        chosen = alike(self.pairs.spacing)
+        return None if set(chosen) == {"y", "x"} == set(self.pairs.spacing) else tuple(chosen)
+
+    @model_validator(mode="after")
+    def _turns_exchange_what_is_alike(self) -> "Config":
+        turns, spacing = self.training.turns, self.pairs.spacing if self.pairs is not None else {}
+        known = {axis: spacing[axis] for axis in turns if axis in spacing} if isinstance(turns, tuple) else {}
+        if len(alike(known)) < len(known):
+            steps = ", ".join(f"{axis} {step:g}" for axis, step in known.items())
+            raise ValueError(f"training.turns would exchange axes of different spacing ({steps}); use auto or none")
         return self
 
     @model_validator(mode="after")

@@ -11,12 +11,17 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from behindthenoise.config import CalibrationConfig, Config, TrainingConfig
+from behindthenoise.config import CalibrationConfig, Config, PairsConfig, TrainingConfig, VolumeConfig
 from behindthenoise.errors import ConfigError
 from behindthenoise.provenance import fingerprint
 
 Value = TypeVar("Value")
 VOLUME = "volumes.{volume}"
+# what fields hold depends on; where their voxels lie, and how large they are, is `place`'s
+PAIRS = tuple(f"pairs.{key}" for key in PairsConfig.model_fields if key not in ("spacing", "unit", "origin"))
+OF_VOLUME = tuple(f"{VOLUME}.{key}" for key in VolumeConfig.model_fields if key not in ("spacing", "origin"))
+# which axes training may exchange, where the config's sizes of voxels decide it
+TURNS = "derived.turns"
 TILES = ("inference.tile", "inference.memory_gb")
 # what a training's result depends on; its memory and its place decide only where the patches lie
 TRAINING = tuple(f"training.{key}" for key in TrainingConfig.model_fields if key not in ("memory_gb", "members_per_gpu"))
@@ -34,7 +39,7 @@ class Stage:
     help
         What the verb does, in one line.
     sections
-        Dotted keys of the config that it reads: what makes it run again when it changes.
+        Dotted keys of the config that it reads, or `derived` from it: what makes it run again when it changes.
     paths
         Options that name a file or folder.
     lists
@@ -56,7 +61,7 @@ class Stage:
 STAGES: dict[str, Stage] = {
     "ingest": Stage(
         "read or generate the pairs, split them, measure the scale constants",
-        ("pairs", "synthetic", "split", "network.radius_max"),
+        (*PAIRS, "synthetic", "split", "network.radius_max"),
         ("store", "manifest"),
         makes=("manifest",),
     ),
@@ -71,7 +76,7 @@ STAGES: dict[str, Stage] = {
     ),
     "train": Stage(
         "train one member",
-        (*TRAINING, "ensemble.seed"),
+        (*TRAINING, TURNS, "ensemble.seed"),
         ("pairs", "graph", "weights", "history", "manifest"),
         makes=("manifest", "weights", "history"),
     ),
@@ -129,9 +134,15 @@ STAGES: dict[str, Stage] = {
     ),
     "fetch": Stage(
         "copy one volume into a store of our own",
-        (VOLUME, "pairs", "synthetic"),
+        (*OF_VOLUME, *PAIRS, "synthetic"),
         ("pairs", "store", "manifest"),
         makes=("manifest",),
+    ),
+    "place": Stage(
+        "say where the voxels of one volume lie, and how large they are",
+        (VOLUME, "pairs"),
+        ("pairs", "volume", "geometry"),
+        makes=("geometry",),
     ),
     "plan": Stage(
         "choose tiles and shards of one volume and lay out its store",
@@ -149,20 +160,23 @@ STAGES: dict[str, Stage] = {
     "finish": Stage(
         "calibrated intervals, tokens and pyramid of one volume",
         ("calibration.support", "inference.spread", "inference.relative_error", "tokens.classes", "tokens.count"),
-        ("volume", "quantiles", "thresholds", "tokens", "store", "manifest"),
+        ("volume", "geometry", "quantiles", "thresholds", "tokens", "store", "manifest"),
         ("jobs",),
         makes=("manifest",),
     ),
     "describe": Stage(
         "say what the tokens and classes of one volume are made of, and list the connected regions of each class",
         ("tokens.classes", "tokens.count"),
-        ("finished", "known", "coverage", "folder", "manifest"),
+        ("finished", "geometry", "known", "coverage", "folder", "manifest"),
         makes=("manifest",),
     ),
     "regions": Stage(
         "list the regions of one volume where a value is beyond a limit, or intervals are widest, and how sure that is",
         ("regions.{target}", "calibration.support", "inference.relative_error"),
-        ("pairs", "heldout", "labels", "rules", "thresholds", "finished", "store", "manifest", "table", "outlines", "view"),
+        (
+            *("pairs", "heldout", "labels", "rules", "thresholds", "finished", "geometry"),
+            *("store", "manifest", "table", "outlines", "view"),
+        ),
         makes=("manifest", "table", "outlines", "view"),
     ),
     "overlay": Stage(
@@ -189,7 +203,7 @@ STAGES: dict[str, Stage] = {
         # what a sweep tries says nothing about this ensemble, nor does where volumes are copied to
         tuple(key for key in Config.model_fields if key not in ("sweep", "publish")),
         ("pairs", "evaluation", "certificate", "stability", "content"),
-        ("volumes", "shifts", "descriptions", "regions", "records", "graphs"),
+        ("volumes", "geometries", "shifts", "descriptions", "regions", "records", "graphs"),
         makes=("content",),
     ),
     "report": Stage(
@@ -224,7 +238,7 @@ def specification(config: Config, stage: str, **wildcards: str) -> str:
     wildcards
         Values for the braces in the stage's section names, e.g. `volume`.
     """
-    content = config.model_dump(mode="json")
+    content = {**config.model_dump(mode="json"), "derived": {"turns": config.turns_by_spacing}}
     sections = {key: _look_up(content, key, wildcards) for key in STAGES[stage].sections}
     return json.dumps({"code": fingerprint(module_of(stage)), "config": sections}, sort_keys=True)
 
@@ -287,8 +301,7 @@ class Spec:
         ConfigError
             If a value does not fit.
         """
-        keys = {key.partition(".")[2]: value for key, value in self.sections.items() if key.startswith(f"{section}.")}
-        return Spec(self.code, {section: keys}).get(section, kind)
+        return Spec(self.code, {section: self._keys(section)}).get(section, kind)
 
     def as_data(self) -> dict[str, Any]:
         """Plain data for a manifest."""
@@ -297,3 +310,10 @@ class Spec:
     def find(self, key: str, kind: type[Value]) -> Value | None:
         """One section, or None where the config has none."""
         return None if self.sections[key] is None else self.get(key, kind)
+
+    def find_part(self, section: str, kind: type[Value]) -> Value | None:
+        """As `part`, or None where the config has no such section."""
+        return self.part(section, kind) if any(value is not None for value in self._keys(section).values()) else None
+
+    def _keys(self, section: str) -> dict[str, Any]:
+        return {key.removeprefix(f"{section}."): value for key, value in self.sections.items() if key.startswith(f"{section}.")}

@@ -17,13 +17,13 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 @pytest.mark.filterwarnings("error")
 def test_xarray_opens_level_zero_and_the_tokens_by_the_call_in_the_readme(tmp_path):
     shape = (300, 280)
-    geometry = Geometry(("y", "x"), (0.5, 0.5), "micrometer", ("Fe",), "counts")
+    geometry = Geometry(("y", "x"), ("Fe",), "counts", (0.5, 0.5), "micrometer")
     values = np.random.default_rng(0).random((4, *shape)).astype(np.float32)
     mask = xr.DataArray(np.ones(shape, bool), dims=("y", "x"))
-    volumes.write_input(tmp_path / "input.zarr", xr.DataArray(values[:1], dims=("channel", "y", "x")), mask, geometry)
-    source, levels = volumes.open_input(tmp_path / "input.zarr"), shapes_of_levels(shape)
+    volumes.write_input(tmp_path / "input.zarr", xr.DataArray(values[:1], dims=("channel", "y", "x")), mask, geometry, {})
+    levels = shapes_of_levels(shape)
     group = finished.create_ome(
-        tmp_path / "a.ome.zarr", source, levels, [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)]
+        tmp_path / "a.ome.zarr", geometry, levels, [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)]
     )
     stores.get_array(group, "0")[:] = values
     stores.get_array(group, "labels/tokens/0")[:] = values[0] > 0.5

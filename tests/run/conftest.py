@@ -14,7 +14,7 @@ from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import TRAIN, Split
 from behindthenoise.core.tokens import TokenModel
 from behindthenoise.io import stores, tables
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Axes
 from behindthenoise.io.record import read_json
 from behindthenoise.run import average, calibrate, evaluate, models, score, scored, survey, token_models
 from behindthenoise.run import pairs as store_of_pairs
@@ -139,12 +139,12 @@ def written(folder, fields):
     """The experiment on disk."""
     channels, *shape = fields.noisy.shape[2:]
     space = ("z", "y", "x")[-len(shape) :]
-    geometry = Geometry(space, (1.0,) * len(shape), "pixel", tuple(f"c{index}" for index in range(channels)), fields.value_unit)
+    axes = Axes(space, tuple(f"c{index}" for index in range(channels)), fields.value_unit)
     # a fast scan is on a scale of its own: 2 times the clean one, plus 3
     scale = Scale(*([(value,) * channels for value in (0.0, 1.0, 0.0, 1.0, 2.0, 3.0)]))
     unit = np.where(fields.role == 0, np.int32(-1), np.int32(0))
     split = Split(fields.role, unit)
-    pairs = Pairs(2 * fields.noisy + 3, fields.clean, fields.role > 0, split, scale, geometry, 4)
+    pairs = Pairs(2 * fields.noisy + 3, fields.clean, fields.role > 0, split, scale, axes, 4)
     extra = {} if fields.difference is None else {"clean_difference": xr.Variable(("image", "channel", *space), fields.difference)}
     store_of_pairs.write(folder / "pairs.zarr", pairs, extra)
 

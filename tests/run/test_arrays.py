@@ -21,7 +21,7 @@ from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import CALIBRATION
 from behindthenoise.errors import CalibrationError, ConfigError, SourceError
 from behindthenoise.io import tables
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Axes
 from behindthenoise.io.record import read_json
 from behindthenoise.run import arrays as io
 from behindthenoise.run import calibrate, other_networks, score, shares, survey
@@ -286,7 +286,7 @@ def held_out(values, tokens):
         tokens=stored(tokens[:, None]),
         difference=None,
         scale=Scale((0.0,), (1.0,), (0.0,), (1.0,), (1.0,), (0.0,)),
-        geometry=Geometry(("y", "x"), (1.0, 1.0), "pixel", ("only",), "a.u."),
+        axes=Axes(("y", "x"), ("only",), "a.u."),
         gap=0,
         tiling_difference=0.0,
     )

@@ -1,6 +1,7 @@
 """Bad input ends in the first verbs, before any training, with a message that says what to do."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import zarr
 from behindthenoise import config as settings
 from behindthenoise.cli import main
 from behindthenoise.errors import ConfigError
+from behindthenoise.io.geometry import read_geometry
 from behindthenoise.stages import specification
 
 SHAPE = (48, 48)
@@ -58,6 +60,13 @@ def run(verb, config, *options):
 
 def ingest(config):
     return run("ingest", config, "--store", "pairs.zarr", "--manifest", "pairs.json")
+
+
+def place(config, name):
+    """The geometry of a volume whose pairs are read, and which is fetched, unless it is the pairs' own field."""
+    options = ["--pairs", "pairs.zarr", "--volume", f"{name}.zarr", "--geometry", "geometry.json", "--name", name]
+    assert main(["place", *options, "--spec", specification(config, "place", volume=name)]) == 0
+    return read_geometry(Path("geometry.json"))
 
 
 def check(config):
@@ -273,10 +282,9 @@ def test_what_is_cropped_stays_where_it_was(folder):
     for name in ("map", "field"):
         options = ["--pairs", "pairs.zarr", "--store", f"{name}.zarr", "--manifest", f"{name}.json", "--name", name]
         assert main(["fetch", *options, "--spec", specification(config, "fetch", volume=name)]) == 0
-    field, found = (xr.open_zarr(f"{name}.zarr", consolidated=False) for name in ("field", "map"))
-    assert (field["y"].values[0], field["x"].values[0]) == (2.0, 0.0)
-    np.testing.assert_allclose(found["x"], 0.25 * np.arange(7, 60))
-    np.testing.assert_allclose(found["y"], 0.5 * np.arange(60))
+    assert place(config, "field").origin == (2.0, 0.0)
+    found = place(config, "map")
+    assert (found.origin, found.spacing) == ((0.0, 1.75), (0.5, 0.25))
 
 
 def test_generated_pairs_and_a_measured_volume(folder):
@@ -293,19 +301,25 @@ def test_generated_pairs_and_a_measured_volume(folder):
     options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
     assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
     found = xr.open_zarr("map.zarr", consolidated=False)
-    assert found["x"].values[0] == 5
+    assert place(config, "map").origin == (0, 5)
     assert found["noisy"].values[:, 0, 0].tolist() == [1, 2]
 
 
 def test_what_does_not_fit_together_is_told_by_plan_as_well(folder, capsys):
     np.save("map.npy", np.zeros((1, 60, 60), np.float32))
     np.save("turned.npy", np.zeros((2, 48, 40), np.float32))
+    np.save("two.npy", np.zeros((2, 60, 60), np.float32))
     for changes, message in (
         (
             {"volumes": {"map": {"noisy": {"path": "map.npy", "axes": "channel y x"}}}},
             "map.npy has 1 channels along y x; the training",
         ),
         ({"clean": {"path": "turned.npy"}}, "noisy.npy has 48 voxels along x, turned.npy has 40"),
+        ({"pairs": {"spacing": {"y": 0.5}}}, "spacing gives y; it must give every axis: y x"),
+        (
+            {"volumes": {"map": {"noisy": {"path": "two.npy", "axes": "channel y x"}, "origin": {"z": 3}}}},
+            "origin of z does not fit two.npy; its axes are y x",
+        ),
     ):
         (folder / "some.yaml").write_text(yaml.safe_dump(configure(**changes).model_dump(mode="json", exclude_unset=True)))
         assert main(["plan", "some.yaml"]) == 2
@@ -319,32 +333,37 @@ def test_voxels_of_another_size_than_the_file_tells_are_noted(folder, capsys, x,
     told = {"axes": "CYX", "PhysicalSizeX": 0.3, "PhysicalSizeY": 0.2}
     tifffile.imwrite("clean.ome.tif", np.load("clean.npy"), metadata=told)
     pairs = {"spacing": {"y": 200 if unit == "nm" else 0.2, "x": x}, "unit": unit}
-    assert ingest(configure(clean={"path": "clean.ome.tif"}, pairs=pairs)) == 0
+    config = configure(clean={"path": "clean.ome.tif"}, pairs=pairs)
+    assert ingest(config) == 0
+    assert place(config, "field").spacing == (pairs["spacing"]["y"], x)
     assert ("those of clean.ome.tif are 0.2 x 0.3 micrometer" in capsys.readouterr().err) == warns
-    assert xr.open_zarr("pairs.zarr", consolidated=False)["x"].values[1] == x
 
 
 def test_fast_and_slow_voxels_of_unlike_size_are_noted(folder, capsys):
     for name, size in (("noisy", 0.2), ("clean", 0.4)):
         told = {"axes": "TCYX" if name == "noisy" else "CYX", "PhysicalSizeX": size, "PhysicalSizeY": size}
         tifffile.imwrite(f"{name}.ome.tif", np.load(f"{name}.npy"), metadata=told)
-    assert ingest(configure(noisy={"path": "noisy.ome.tif"}, clean={"path": "clean.ome.tif"})) == 0
+    config = configure(noisy={"path": "noisy.ome.tif"}, clean={"path": "clean.ome.tif"})
+    assert ingest(config) == 0
+    place(config, "field")
     told = "voxels of the pairs are taken to be 0.4 x 0.4 micrometer, those of noisy.ome.tif are 0.2 x 0.2 micrometer"
     assert told in capsys.readouterr().err
 
 
 def test_fast_and_slow_scans_at_unlike_places_are_noted(folder, capsys):
-    for name, place in (("noisy", 100), ("clean", 900)):
+    for name, start in (("noisy", 100), ("clean", 900)):
         values = np.load(f"{name}.npy")
         axes = [{"name": axis} for axis in ("tcyx" if name == "noisy" else "cyx")]
         steps = [
             {"type": "scale", "scale": [1] * values.ndim},
-            {"type": "translation", "translation": [0] * (values.ndim - 1) + [place]},
+            {"type": "translation", "translation": [0] * (values.ndim - 1) + [start]},
         ]
         image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
         group = zarr.open_group(f"{name}.ome.zarr", mode="w", attributes={"ome": {"version": "0.5", "multiscales": [image]}})
         group.create_array("0", data=values)
-    assert ingest(configure(noisy={"path": "noisy.ome.zarr"}, clean={"path": "clean.ome.zarr"})) == 0
+    config = configure(noisy={"path": "noisy.ome.zarr"}, clean={"path": "clean.ome.zarr"})
+    assert ingest(config) == 0
+    place(config, "field")
     assert "noisy.ome.zarr::0 and clean.ome.zarr::0 begin at other places" in capsys.readouterr().err
 
 
@@ -356,7 +375,7 @@ def test_a_volume_of_one_slice_and_one_time_fits_images(folder):
     assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
     found = xr.open_zarr("map.zarr", consolidated=False)
     assert found["noisy"].shape == (2, 60, 60)
-    assert (found["y"].values[1], found["x"].values[1]) == (2, 3)
+    assert place(config, "map").spacing == (2, 3)
 
 
 def test_a_volume_keeps_its_own_scale_and_place(folder, capsys):
@@ -366,11 +385,9 @@ def test_a_volume_keeps_its_own_scale_and_place(folder, capsys):
     assert ingest(config) == 0
     options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
     assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
+    found = place(config, "map")
     assert "has voxels of 0.2 x 0.3 micrometer, the training pairs of 1 x 1 pixel" in capsys.readouterr().err
-    found = xr.open_zarr("map.zarr", consolidated=False)
-    np.testing.assert_allclose(found["x"], -100 + 0.3 * np.arange(10, 60))
-    np.testing.assert_allclose(found["y"], 500 + 0.2 * np.arange(60))
-    assert found["x"].attrs["units"] == "micrometer"
+    assert (found.origin, found.spacing, found.unit) == ((500, -97), (0.2, 0.3), "micrometer")
 
 
 def test_a_volume_without_a_channel_axis_fits_pairs_without_one(folder):

@@ -15,7 +15,7 @@ from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.shift import MOST_BLOCKS, Quantity, compare_volume
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import CALIBRATION, TRAIN
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Axes
 from behindthenoise.run import compare, scored
 from behindthenoise.run.compare import Blocks, add_sizes, block_shape, can_tell, findings, read_volume, sizes_in_volume
 from behindthenoise.run.heldout import HeldOut
@@ -63,11 +63,11 @@ def volume_of(median, keep=None, chunks=None):
 def held_out(folder, median, role=None):
     """Stores of held-out voxels from medians (image, scan, *space)."""
     space = ("z", "y", "x")[-(median.ndim - 2) :]
-    geometry, scale = Geometry(space, (1.0,) * len(space), "pixel", ("Fe",), "counts"), Scale(*[(1.0,)] * 6)
+    axes, scale = Axes(space, ("Fe",), "counts"), Scale(*[(1.0,)] * 6)
     role = np.full((len(median), *median.shape[2:]), CALIBRATION, np.uint8) if role is None else role
     quantiles = np.moveaxis(quantiles_of(median), (0, 1), (2, 3))
     whole, one = np.zeros_like(median)[:, :, None], np.zeros_like(median[:, :1])
-    pairs = zarr.create_group(folder / "pairs.zarr", attributes={"scale": asdict(scale), "geometry": asdict(geometry), "gap": 0})
+    pairs = zarr.create_group(folder / "pairs.zarr", attributes={"scale": asdict(scale), "axes": axes.as_data(), "gap": 0})
     averaged = zarr.create_group(folder / "heldout.zarr", attributes={"tiling_difference": 0.0})
     labels = zarr.create_group(folder / "tokens.zarr")
     for group, name, values in [

@@ -5,7 +5,7 @@ import xarray as xr
 from behindthenoise.core.tokens import TokenModel
 from behindthenoise.errors import ConfigError
 from behindthenoise.io import finished, stores, tables, volumes
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Geometry, write_geometry
 from behindthenoise.run import describe
 from behindthenoise.run.finish import label_images, numbers_of
 from behindthenoise.stages import Spec
@@ -22,15 +22,14 @@ def case(request, tmp_path, monkeypatch):
     shape = (9, 30, 41)[-ndim:]
     space = ("z", "y", "x")[-ndim:]
     spacing, origin = (2.0, 0.5, 0.25)[-ndim:], (8.0, -3.0, 100.0)[-ndim:]
-    geometry = Geometry(space, spacing, "micrometer", ("Fe", "Ni"), "counts", origin)
+    geometry = Geometry(space, ("Fe", "Ni"), "counts", spacing, "micrometer", origin)
     noisy = xr.DataArray(np.zeros((2, *shape), np.float32), dims=("channel", *space))
     mask = random.random(shape) < 0.8
-    volumes.write_input(tmp_path / "some" / "input.zarr", noisy, xr.DataArray(mask, dims=space), geometry)
+    volumes.write_input(tmp_path / "some" / "input.zarr", noisy, xr.DataArray(mask, dims=space), geometry, {})
+    write_geometry(tmp_path / "some" / "geometry.json", geometry)
     model = TokenModel.of_centroids(np.arange(4.0)[:, None])
     images = label_images(model, CLASSES)
-    group = finished.create_ome(
-        tmp_path / "some.ome.zarr", volumes.open_input(tmp_path / "some" / "input.zarr"), [shape], images, ["novelty"]
-    )
+    group = finished.create_ome(tmp_path / "some.ome.zarr", geometry, [shape], images, ["novelty"])
     bands = np.where(mask, random.normal(10, 2, (9, *shape)), np.nan).astype(np.float32)
     tokens = np.where(mask, random.integers(1, 4, shape), 0).astype(np.uint8)
     stores.get_array(group, "0")[:] = bands
@@ -45,7 +44,14 @@ def run(folder, classes):
     given = {name: folder / f"{name}.csv" for name in ("known", "coverage")}
     where = folder / "some"
     spec = Spec("", {"tokens.count": 4, "tokens.classes": {name: list(members) for name, members in classes.items()}})
-    describe.run(spec, finished=folder / "some.ome.zarr", **given, folder=where, manifest=where / "describe.json")
+    describe.run(
+        spec,
+        finished=folder / "some.ome.zarr",
+        geometry=where / "geometry.json",
+        **given,
+        folder=where,
+        manifest=where / "describe.json",
+    )
     return {path.stem: tables.read(path) for path in where.glob("*.csv")}
 
 

@@ -5,7 +5,6 @@ from itertools import pairwise
 import dask.array as da
 import numpy as np
 import pytest
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -17,7 +16,6 @@ from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.core.tokens import TokenModel
 from behindthenoise.io.finished import LabelImage, create_false_colours, create_ome
 from behindthenoise.io.geometry import Geometry
-from behindthenoise.io.volumes import Volume
 from behindthenoise.run.finish import calibrated, looked_up, mean_of_data, write_pyramid
 
 blocks = hnp.arrays(np.float32, (2, 4, 6), elements=st.one_of(st.floats(-100, 100, width=32), st.just(np.float32(np.nan))))
@@ -70,12 +68,9 @@ def test_every_level_is_the_mean_of_the_one_before(tmp_path, shape):
     random = np.random.default_rng(0)
     image, labels = random.normal(size=(4, *shape)).astype(np.float32), random.integers(1, 4, size=shape).astype(np.uint8)
     image[:, random.random(shape) < 0.3] = np.nan
-    geometry = Geometry(("z", "y", "x")[-len(shape) :], (1.0,) * len(shape), "pixel", ("Fe",), "counts")
+    geometry = Geometry(("z", "y", "x")[-len(shape) :], ("Fe",), "counts", (1.0,) * len(shape))
     levels = shapes_of_levels(shape)
-    mask = zarr.create_array(store={}, shape=shape, dtype=bool)
-    target = create_ome(
-        tmp_path / "a.ome.zarr", Volume(mask, mask, geometry), levels, [LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)]
-    )
+    target = create_ome(tmp_path / "a.ome.zarr", geometry, levels, [LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)])
     colours = random.integers(1, 256, size=(3, *shape)).astype(np.uint8)
     colours[:, np.isnan(image[0])] = 0
     create_false_colours(target, geometry, levels, {"explained": [0.5, 0.1]})

@@ -32,7 +32,7 @@ from behindthenoise.core.split import Split
 from behindthenoise.core.tiling import tiles
 from behindthenoise.core.unet import UNet
 from behindthenoise.io import stores, volumes
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Axes
 from behindthenoise.io.record import Countdown, read_json
 from behindthenoise.io.volumes import RAW
 from behindthenoise.run import infer, models, networks, shards
@@ -52,8 +52,8 @@ few = settings(
 )
 
 
-def geometry_of(ndim):
-    return Geometry(("z", "y", "x")[-ndim:], (1.0,) * ndim, "pixel", ("Fe", "Cu"), "counts")
+def axes_of(ndim):
+    return Axes(("z", "y", "x")[-ndim:], ("Fe", "Cu"), "counts")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Models:
         split = Split(nothing.astype(np.uint8), nothing.astype(np.int32))
         images = nothing[:, None].repeat(CHANNELS, 1).astype(np.float32)
         store_of_pairs.write(
-            folder / "pairs.zarr", Pairs(images[:, None], images, nothing == 0, split, SCALE, geometry_of(ndim), 4), {}
+            folder / "pairs.zarr", Pairs(images[:, None], images, nothing == 0, split, SCALE, axes_of(ndim), 4), {}
         )
         return cls(folder, [], projection, []).with_members(members, "weights")
 
@@ -138,9 +138,9 @@ class Folder:
 
     @classmethod
     def write(cls, folder, noisy, mask, shard, tile=TILE):
-        geometry = geometry_of(mask.ndim)
-        named = xr.DataArray(noisy, dims=("channel", *geometry.space)), xr.DataArray(mask, dims=geometry.space)
-        volumes.write_input(folder / "input.zarr", *named, geometry)
+        axes = axes_of(mask.ndim)
+        named = xr.DataArray(noisy, dims=("channel", *axes.space)), xr.DataArray(mask, dims=axes.space)
+        volumes.write_input(folder / "input.zarr", *named, axes, {})
         volume = cls(folder)
         volumes.create_quantiles(volume.store, volume.input, [tile] * mask.ndim, shard, COMPONENTS)
         return volume

@@ -26,17 +26,17 @@ INDEX = "behindthenoise/zarr.json"
 
 
 def fill(store: Path, seed: int) -> None:
-    geometry = Geometry(("y", "x"), (0.5, 0.5), "micrometer", ("Fe",), "counts")
+    geometry = Geometry(("y", "x"), ("Fe",), "counts", (0.5, 0.5), "micrometer")
     random = np.random.default_rng(seed)
     noisy, mask = (
         xr.DataArray(random.random((1, *SHAPE)), dims=("channel", "y", "x")),
         xr.DataArray(np.ones(SHAPE, bool), dims=("y", "x")),
     )
-    volumes.write_input(store.with_name("input.zarr"), noisy, mask, geometry)
+    volumes.write_input(store.with_name("input.zarr"), noisy, mask, geometry, {})
     levels = shapes_of_levels(SHAPE)
     group = finished.create_ome(
         store,
-        volumes.open_input(store.with_name("input.zarr")),
+        geometry,
         levels,
         [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)],
     )

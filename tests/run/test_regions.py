@@ -14,7 +14,7 @@ from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.core.discovery import Limit, Table
 from behindthenoise.errors import ConfigError
 from behindthenoise.io import finished, stores, tables, volumes
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Geometry, write_geometry
 from behindthenoise.io.record import read_json
 from behindthenoise.run import regions
 from behindthenoise.stages import Spec
@@ -34,7 +34,7 @@ class Case:
         self.folder, self.experiment = folder, experiment
         space = ("z", "y", "x")[-len(shape) :]
         dims = -len(shape)
-        self.geometry = Geometry(space, SPACING[dims:], "micrometer", ("c0", "c1"), "counts", ORIGIN[dims:])
+        self.geometry = Geometry(space, ("c0", "c1"), "counts", SPACING[dims:], "micrometer", ORIGIN[dims:])
         random = np.random.default_rng(4)
         median = 10 + 2.5 * ndimage.gaussian_filter(random.normal(size=shape), 3) / 0.08
         median = (10 + 2 * (median - median.mean()) / median.std()).astype(np.float32)
@@ -45,10 +45,11 @@ class Case:
         self.lower, self.median, self.upper, self.width = bands
         dims = ("channel", *space)
         noisy = xr.DataArray(np.zeros((2, *shape), np.float32), dims=dims)
-        volumes.write_input(folder / "wide" / "input.zarr", noisy, xr.DataArray(self.mask, dims=space), self.geometry)
+        volumes.write_input(folder / "wide" / "input.zarr", noisy, xr.DataArray(self.mask, dims=space), self.geometry, {})
+        write_geometry(folder / "wide" / "geometry.json", self.geometry)
         ome = finished.create_ome(
             folder / "wide.ome.zarr",
-            volumes.open_input(folder / "wide" / "input.zarr"),
+            self.geometry,
             [shape],
             [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 2, ({},) * 2)],
         )
@@ -68,6 +69,7 @@ class Case:
             rules=self.experiment.folder / "rules.npz",
             thresholds=self.experiment.folder / "thresholds.json",
             finished=self.folder / "wide.ome.zarr",
+            geometry=self.folder / "wide" / "geometry.json",
             **{name: self.folder / f"some.{end}" for name, end in names.items()},
         )
         return read_json(self.folder / "some.json"), tables.read(self.folder / "some.csv")

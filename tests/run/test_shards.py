@@ -7,7 +7,7 @@ import zarr
 from behindthenoise.core.tiling import tiles
 from behindthenoise.errors import StoreError
 from behindthenoise.io import stores
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Axes
 from behindthenoise.io.record import read_json, write_json
 from behindthenoise.io.volumes import RAW, Volume, create_quantiles
 from behindthenoise.run import shards as module
@@ -27,9 +27,9 @@ def values_of(shard, seed=0):
 
 @pytest.fixture
 def store(tmp_path):
-    geometry = Geometry(("y", "x"), (1.0, 1.0), "pixel", ("Fe",), "counts")
+    axes = Axes(("y", "x"), ("Fe",), "counts")
     mask = zarr.create_array(store={}, shape=SHAPE, dtype=bool)
-    create_quantiles(tmp_path / "volume" / "q.zarr", Volume(mask, mask, geometry), (16, 16), SHARD, 2)
+    create_quantiles(tmp_path / "volume" / "q.zarr", Volume(mask, mask, axes), (16, 16), SHARD, 2)
     return tmp_path / "volume" / "q.zarr"
 
 

@@ -15,7 +15,7 @@ from behindthenoise.core.patches import Patches
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN, Split
 from behindthenoise.errors import SplitError
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Axes
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run import streaming
 from behindthenoise.run.examples import cut, load_examples, validation_split
@@ -51,8 +51,8 @@ def made(fields, shape, seed=0, unit=5):
     constants = random.uniform(0.5, 2, size=(6, channels))
     scale = Scale(*(tuple(float(value) for value in row) for row in constants))
     space = ("z", "y", "x")[-len(shape) :]
-    geometry = Geometry(space, (1.0,) * len(shape), "pixel", tuple(f"c{index}" for index in range(channels)), "counts")
-    return Pairs(noisy, clean, mask, Split(role, np.where(role == 0, np.int32(-1), units)), scale, geometry, 0)
+    axes = Axes(space, tuple(f"c{index}" for index in range(channels)), "counts")
+    return Pairs(noisy, clean, mask, Split(role, np.where(role == 0, np.int32(-1), units)), scale, axes, 0)
 
 
 def expect_same_examples(streamed, cuts):

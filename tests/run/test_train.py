@@ -255,7 +255,7 @@ def test_weights_are_plain_numbers_of_the_folded_network(data, tmp_path):
 
 
 def geometry(spacing, space="zyx", unit="um"):
-    return Geometry(tuple(space[-len(spacing) :]), tuple(spacing), unit, ("Fe",), "counts")
+    return Geometry(tuple(space[-len(spacing) :]), ("Fe",), "counts", tuple(spacing), unit)
 
 
 def test_slices_whose_distance_nobody_gave_are_not_turned_into_the_image():
@@ -294,6 +294,12 @@ def test_axes_that_are_exchanged_by_themselves_have_the_same_spacing_and_there_a
     found = exchangeable_axes(TrainingConfig(turns="auto"), geometry(steps))
     assert all(np.isclose(steps[one], steps[other], rtol=0.01) for one in found for other in found)
     assert len(found) == max(sum(np.isclose(one, other, rtol=0.01) for other in steps) for one in steps)
+
+
+@pytest.mark.parametrize("decided", [[], ["y", "z"], ["z", "y", "x"]])
+def test_what_the_configuration_decides_is_exchanged_whatever_files_tell(decided):
+    found = exchangeable_axes(TrainingConfig(), geometry((3.0, 1.0, 1.0), unit="pixel"), decided)
+    assert found == sorted("zyx".index(axis) for axis in decided)
 
 
 def test_turns_about_an_axis_that_the_field_does_not_have_are_refused():

@@ -16,7 +16,7 @@ from behindthenoise.core.sampling import CROP, draw_sample
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.tokens import assign
 from behindthenoise.io import tables, volumes
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Axes
 from behindthenoise.run import embed as embedding
 from behindthenoise.run import finish, models, token_models, tokenize, volume_samples
 from behindthenoise.run.models import Sample
@@ -46,9 +46,9 @@ def volume(request, tmp_path):
     mask = random.random(shape) < 0.7
     mask[..., :CROP] = False
     space = ("z", "y", "x")[-len(shape) :]
-    geometry = Geometry(space, (1.0,) * len(shape), "pixel", ("Fe", "Cu"), "counts")
+    axes = Axes(space, ("Fe", "Cu"), "counts")
     noisy = xr.DataArray(random.normal(size=(2, *shape)).astype(np.float32), dims=("channel", *space))
-    volumes.write_input(tmp_path / "input.zarr", noisy, xr.DataArray(mask, dims=space), geometry)
+    volumes.write_input(tmp_path / "input.zarr", noisy, xr.DataArray(mask, dims=space), axes, {})
     return volumes.open_input(tmp_path / "input.zarr")
 
 
@@ -88,9 +88,9 @@ def test_what_a_member_says_about_them_is_what_it_says_about_the_whole_volume(vo
 def test_a_volume_with_few_voxels_gives_them_all(tmp_path):
     mask = np.zeros((70, 40), bool)
     mask[66:, 3:9] = True
-    geometry = Geometry(("y", "x"), (1.0, 1.0), "pixel", ("Fe", "Cu"), "counts")
+    axes = Axes(("y", "x"), ("Fe", "Cu"), "counts")
     noisy = xr.DataArray(np.zeros((2, 70, 40), np.float32), dims=("channel", "y", "x"))
-    volumes.write_input(tmp_path / "input.zarr", noisy, xr.DataArray(mask, dims=("y", "x")), geometry)
+    volumes.write_input(tmp_path / "input.zarr", noisy, xr.DataArray(mask, dims=("y", "x")), axes, {})
     found = volume_samples.draw(volumes.open_input(tmp_path / "input.zarr"), member_of(2, 0), 1000, 0)
     np.testing.assert_array_equal(np.sort(-1 - found.voxels), np.flatnonzero(mask))
 

@@ -225,6 +225,14 @@ CHANGES = {
         lambda tree: write_mask(tree, "mask", (24, 24)),
         lambda tree: edit(tree, split={"by": "image", "train": 0.5, "calibration": 0.375, "test": 0.125}),
     ],
+    "`pairs.spacing` of square pixels, `unit`, `origin`": [
+        lambda tree: edit(tree, pairs__spacing={"y": 0.5, "x": 0.5}, pairs__unit="um"),
+        lambda tree: edit(tree, pairs__origin={"y": -7, "x": 300}),
+    ],
+    "`spacing` or `origin` of one volume": [
+        lambda tree: edit(tree, volumes__wide__spacing={"y": 0.5, "x": 0.25}),
+        lambda tree: edit(tree, volumes__wide__origin={"x": 5.5}),
+    ],
     "a comment in the code": [lambda tree: edit_code(tree, "core/network.py", "class Network(", "# a remark\nclass Network(")],
     "a line of code, as of `report/page.py`": [lambda tree: edit_code(tree, "report/page.py", "AT_THE_TOP = 5", "AT_THE_TOP = 4")],
     "a line of code, as of `core/clustering.py`": [lambda tree: edit_code(tree, "core/clustering.py", "STEPS = 4", "STEPS = 3")],

@@ -9,6 +9,7 @@ rule regions:
         rules=f"{R}/calibration/rules.npz",
         thresholds=f"{R}/calibration/thresholds.json",
         finish=f"{R}/volumes/{{volume}}/finish.json",
+        geometry=f"{R}/volumes/{{volume}}/geometry.json",
     output:
         manifest=f"{R}/volumes/{{volume}}/regions/{{target}}.json",
         table=f"{R}/volumes/{{volume}}/regions/{{target}}.csv",
@@ -33,7 +34,8 @@ rule regions:
         spec=lambda wildcards: spec("regions", target=wildcards.target),
     shell:
         "python -m behindthenoise regions --pairs {params.pairs:q} --heldout {params.heldout:q} --labels {params.labels:q}"
-        " --rules {input.rules:q} --thresholds {input.thresholds:q} --finished {params.finished:q} --store {params.store:q}"
+        " --rules {input.rules:q} --thresholds {input.thresholds:q} --finished {params.finished:q} --geometry {input.geometry:q}"
+        " --store {params.store:q}"
         " --manifest {output.manifest:q} --table {output.table:q} --outlines {output.outlines:q} --view {output.view:q}"
         " --spec {params.spec:q} > {log:q} 2>&1"
 

@@ -9,6 +9,7 @@ rule gather:
         records=of_members("train.json"),
         graphs=of_members("graph.json"),
         finished=expand(f"{R}/volumes/{{volume}}/finish.json", volume=VOLUMES),
+        geometries=expand(f"{R}/volumes/{{volume}}/geometry.json", volume=VOLUMES),
         shifts=expand(f"{R}/volumes/{{volume}}/shift.json", volume=VOLUMES),
         descriptions=expand(f"{R}/volumes/{{volume}}/tokens.csv", volume=VOLUMES),
         regions=expand(f"{R}/volumes/{{volume}}/regions/{{target}}.json", volume=VOLUMES, target=CONFIG.regions),
@@ -32,7 +33,7 @@ rule gather:
         spec=spec("gather"),
     shell:
         "python -m behindthenoise gather --pairs {params.pairs:q} --evaluation {params.evaluation:q}"
-        " --certificate {input.certificate:q} --volumes {params.volumes:q} --shifts {input.shifts:q}"
+        " --certificate {input.certificate:q} --volumes {params.volumes:q} --geometries {input.geometries:q} --shifts {input.shifts:q}"
         " --descriptions {input.descriptions:q} --regions {input.regions:q} --stability {input.stability:q}"
         " --records {input.records:q} --graphs {input.graphs:q} --content {output.content:q} --spec {params.spec:q} > {log:q} 2>&1"
 

@@ -49,6 +49,7 @@ rule tokenize:
 rule describe:
     input:
         finish=f"{R}/volumes/{{volume}}/finish.json",
+        geometry=f"{R}/volumes/{{volume}}/geometry.json",
         known=f"{R}/latents/tokens.csv",
         evaluate=f"{R}/evaluation/evaluate.json",
     output:
@@ -76,8 +77,8 @@ rule describe:
         folder=placed(f"{R}/volumes/{{volume}}"),
         spec=spec("describe"),
     shell:
-        "python -m behindthenoise describe --finished {params.finished:q} --known {input.known:q} --coverage {params.coverage:q}"
-        " --folder {params.folder:q} --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
+        "python -m behindthenoise describe --finished {params.finished:q} --geometry {input.geometry:q} --known {input.known:q}"
+        " --coverage {params.coverage:q} --folder {params.folder:q} --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
 rule label:

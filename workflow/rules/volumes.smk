@@ -30,6 +30,35 @@ rule fetch:
         " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 
+rule place:
+    input:
+        pairs=f"{R}/pairs.json",
+        of_pairs=f"{R}/pairs.zarr/zarr.json",
+        volume=f"{R}/volumes/{{volume}}/input.json",
+        of_volume=f"{R}/volumes/{{volume}}/input.zarr/zarr.json",
+    output:
+        geometry=f"{R}/volumes/{{volume}}/geometry.json",
+    log:
+        f"{LOGS}/place/{{volume}}.log",
+    benchmark:
+        f"{BENCHMARKS}/place/{{volume}}.tsv"
+    # as `fetch`
+    priority: 1
+    localrule: True
+    conda:
+        "../../envs/behindthenoise.yaml"
+    threads: 1
+    resources:
+        **needs("place"),
+    params:
+        pairs=placed(f"{R}/pairs.zarr"),
+        volume=placed(f"{R}/volumes/{{volume}}/input.zarr"),
+        spec=lambda wildcards: spec("place", volume=wildcards.volume),
+    shell:
+        "python -m behindthenoise place --name {wildcards.volume:q} --pairs {params.pairs:q} --volume {params.volume:q}"
+        " --geometry {output.geometry:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
 rule plan:
     input:
         manifest=f"{R}/volumes/{{volume}}/input.json",
@@ -94,6 +123,7 @@ rule infer:
 
 rule finish:
     input:
+        geometry=f"{R}/volumes/{{volume}}/geometry.json",
         token=f"{R}/volumes/{{volume}}/quantiles.zarr/zarr.json",
         jobs=gather.share(f"{R}/volumes/{{{{volume}}}}/jobs/{{scatteritem}}.json"),
         thresholds=f"{R}/calibration/thresholds.json",
@@ -116,8 +146,8 @@ rule finish:
         store=placed(f"{R}/volumes/{{volume}}.ome.zarr"),
         spec=spec("finish"),
     shell:
-        "python -m behindthenoise finish --volume {params.volume:q} --quantiles {params.quantiles:q} --jobs {input.jobs:q}"
-        " --thresholds {input.thresholds:q} --tokens {input.tokens:q} --store {params.store:q}"
+        "python -m behindthenoise finish --volume {params.volume:q} --geometry {input.geometry:q} --quantiles {params.quantiles:q}"
+        " --jobs {input.jobs:q} --thresholds {input.thresholds:q} --tokens {input.tokens:q} --store {params.store:q}"
         " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
 
 

@@ -1,10 +1,8 @@
 """Sources in canonical form: named leading axes first, then [z,] y, x."""
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
 import xarray as xr
 from tifffile import TiffFileError
@@ -12,8 +10,6 @@ from tifffile import TiffFileError
 from behindthenoise import remote
 from behindthenoise.config import SPACE_AXES, Selection, Source, Space
 from behindthenoise.errors import BehindTheNoiseError, SourceError
-from behindthenoise.io import units
-from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.sources import crop_space, open_source, select_channels
 
 # what libraries raise for damaged files
@@ -71,63 +67,6 @@ def read_mask(source: Source, crop: Mapping[Space, tuple[int, int]], sizes: Mapp
             )
     lacking = {name: size for name, size in sizes.items() if name not in mask.dims}
     return mask.expand_dims(lacking).transpose(*sizes)
-
-
-def placed(geometry: Geometry, told: Mapping[str, Any], selection: Selection, spacing: Mapping[Any, float]) -> Geometry:
-    """
-    The geometry of the selected part of a source: voxel sizes and positions as the config gives them, else as the file tells.
-
-    Parameters
-    ----------
-    geometry
-        Names of the axes; its spacing and unit hold where nobody tells any.
-    told
-        Attributes of the source: `spacing`, `position` and `unit`, or some of them.
-    spacing
-        By the config, in the unit of `geometry`; empty where it gives none.
-
-    Raises
-    ------
-    SourceError
-        If the config names an axis that is not there, or the spacing of some axes alone.
-    """
-    _expect_axes(geometry.space, selection.origin, spacing, str(told.get("origin", "the fields")))
-    sizes, unit = _sizes(geometry, told, spacing)
-    places = {**_positions(told, unit), **selection.origin}
-    return replace(
-        geometry,
-        spacing=tuple(sizes.get(axis, 1.0) for axis in geometry.space),
-        unit=units.named(unit),
-        origin=tuple(places.get(axis, 0.0) for axis in geometry.space),
-    ).cropped(selection.crop)
-
-
-def _expect_axes(space: Sequence[str], origin: Mapping[Any, float], spacing: Mapping[Any, float], where: str) -> None:
-    for key, given in (("spacing", spacing), ("origin", origin)):
-        for axis in given:
-            if axis not in space:
-                raise SourceError(f"{key} of {axis} does not fit {where}; its axes are {' '.join(space)}")
-    if spacing and set(spacing) != set(space):
-        raise SourceError(f"spacing gives {' '.join(spacing)}; it must give every axis: {' '.join(space)}")
-
-
-def _sizes(geometry: Geometry, told: Mapping[str, Any], spacing: Mapping[Any, float]) -> tuple[Mapping[Any, float], str]:
-    """Size of a voxel along each axis, as far as anybody tells it, and its unit."""
-    usual = dict(zip(geometry.space, geometry.spacing, strict=False))
-    if spacing or "spacing" not in told:
-        return spacing or usual, geometry.unit
-    unit = told.get("unit", geometry.unit)
-    factor = units.ratio(geometry.unit, unit)
-    # what the file leaves out is as usual
-    sizes = {**({axis: step * factor for axis, step in usual.items()} if factor else {}), **told["spacing"]}
-    # who tells the size of a pixel, but not the distance of slices, tells no size
-    return (sizes, unit) if set(geometry.space) <= set(sizes) else (usual, geometry.unit)
-
-
-def _positions(told: Mapping[str, Any], unit: str) -> Mapping[Any, float]:
-    """Where a file's first voxel lies, in a unit; nothing if the file's own is unlike it."""
-    factor = units.ratio(told.get("unit", unit), unit)
-    return {axis: place * factor for axis, place in told.get("position", {}).items()} if factor else {}
 
 
 @contextmanager

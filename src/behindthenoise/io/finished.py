@@ -11,7 +11,7 @@ import zarr
 from behindthenoise.io import stores
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.io.stores import Cut
-from behindthenoise.io.volumes import STATISTICS, Volume
+from behindthenoise.io.volumes import STATISTICS
 
 EMBEDDING = "embedding"  # the group, inside the volume's, of the embedding in false colours
 PRIMARIES = ("red", "green", "blue")
@@ -48,7 +48,7 @@ class LabelImage:
 
 def create_ome(
     path: Path,
-    volume: Volume,
+    geometry: Geometry,
     levels: Sequence[Sequence[int]],
     labels: Sequence[LabelImage],
     maps: Sequence[str] = (),
@@ -67,8 +67,7 @@ def create_ome(
     ----------
     https://ngff.openmicroscopy.org/0.5
     """
-    geometry = volume.geometry
-    edge, file = stores.CHUNK[len(volume.shape)], stores.SHARD[len(volume.shape)]
+    edge, file = stores.CHUNK[len(geometry.space)], stores.SHARD[len(geometry.space)]
     names = [f"{channel} {statistic}" for channel in geometry.channels for statistic in STATISTICS]
     names += maps
     name = path.name.removesuffix(".ome.zarr")

@@ -1,30 +1,51 @@
-"""Names, sizes and units of a field's axes."""
+"""Names of a field's axes; where its voxels lie and how large they are."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from behindthenoise.config import Selection
+from behindthenoise.errors import SourceError, StoreError
 from behindthenoise.io import units
+from behindthenoise.io.record import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Axes:
+    """What the axes and values of a field are called: all that networks need to know of it besides its values."""
+
+    space: tuple[str, ...]
+    channels: tuple[str, ...]
+    value_unit: str
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data, from which `parse_axes` makes axes."""
+        return {"space": list(self.space), "channels": list(self.channels), "value_unit": self.value_unit}
+
+    def measured(self, spacing: Sequence[float] = (), unit: str = "pixel") -> "Geometry":
+        """A field with these axes and voxels of some size; of none where nobody knows it yet."""
+        return Geometry(self.space, self.channels, self.value_unit, tuple(spacing), unit)
+
+
+@dataclass(frozen=True)
+class Geometry(Axes):
     """
-    Names and sizes of a field's axes.
+    Where the voxels of a field lie, and how large they are.
 
     Attributes
     ----------
+    spacing
+        Size of a voxel along each axis of space, in units of length.
     origin
         Where the middle of the first voxel lies along each axis of space, in units of length.
     """
 
-    space: tuple[str, ...]
     spacing: tuple[float, ...]
-    unit: str
-    channels: tuple[str, ...]
-    value_unit: str
+    unit: str = "pixel"
     origin: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -46,23 +67,101 @@ class Geometry:
         return replace(self, origin=tuple(start + step * crop.get(axis, (0, 0))[0] for axis, start, step in steps))
 
 
-def coordinates(geometry: Geometry, shape: tuple[int, ...]) -> dict[str, Any]:
-    """xarray coordinates of a field: channel names, and positions in units of length."""
-    positions = {
-        name: (name, start + np.arange(size) * step, {"units": geometry.unit})
-        for name, size, step, start in zip(geometry.space, shape, geometry.spacing, geometry.origin, strict=True)
-    }
+def told_by(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Of the attributes of a source, what it tells of its voxels, and its own name."""
+    return {key: attributes[key] for key in ("origin", "spacing", "position", "unit") if key in attributes}
+
+
+def placed(geometry: Geometry, told: Mapping[str, Any], selection: Selection, spacing: Mapping[Any, float]) -> Geometry:
+    """
+    The geometry of the selected part of a source: voxel sizes and positions as the config gives them, else as the file tells.
+
+    Parameters
+    ----------
+    geometry
+        Names of the axes; its spacing and unit hold where nobody tells any.
+    told
+        Attributes of the source: `spacing`, `position` and `unit`, or some of them.
+    spacing
+        By the config, in the unit of `geometry`; empty where it gives none.
+
+    Raises
+    ------
+    SourceError
+        If the config names an axis that is not there, or the spacing of some axes alone.
+    """
+    _expect_axes(geometry.space, selection.origin, spacing, str(told.get("origin", "the fields")))
+    sizes, unit = _sizes(geometry, told, spacing)
+    places = {**_positions(told, unit), **selection.origin}
+    return replace(
+        geometry,
+        spacing=tuple(sizes.get(axis, 1.0) for axis in geometry.space),
+        unit=units.named(unit),
+        origin=tuple(places.get(axis, 0.0) for axis in geometry.space),
+    ).cropped(selection.crop)
+
+
+def _expect_axes(space: Sequence[str], origin: Mapping[Any, float], spacing: Mapping[Any, float], where: str) -> None:
+    for key, given in (("spacing", spacing), ("origin", origin)):
+        for axis in given:
+            if axis not in space:
+                raise SourceError(f"{key} of {axis} does not fit {where}; its axes are {' '.join(space)}")
+    if spacing and set(spacing) != set(space):
+        raise SourceError(f"spacing gives {' '.join(spacing)}; it must give every axis: {' '.join(space)}")
+
+
+def _sizes(geometry: Geometry, told: Mapping[str, Any], spacing: Mapping[Any, float]) -> tuple[Mapping[Any, float], str]:
+    """Size of a voxel along each axis, as far as anybody tells it, and its unit."""
+    usual = dict(zip(geometry.space, geometry.spacing, strict=False))
+    if spacing or "spacing" not in told:
+        return spacing or usual, geometry.unit
+    unit = told.get("unit", geometry.unit)
+    factor = units.ratio(geometry.unit, unit)
+    # what the file leaves out is as usual
+    sizes = {**({axis: step * factor for axis, step in usual.items()} if factor else {}), **told["spacing"]}
+    # who tells the size of a pixel, but not the distance of slices, tells no size
+    return (sizes, unit) if set(geometry.space) <= set(sizes) else (usual, geometry.unit)
+
+
+def _positions(told: Mapping[str, Any], unit: str) -> Mapping[Any, float]:
+    """Where a file's first voxel lies, in a unit; nothing if the file's own is unlike it."""
+    factor = units.ratio(told.get("unit", unit), unit)
+    return {axis: place * factor for axis, place in told.get("position", {}).items()} if factor else {}
+
+
+def positions(geometry: Geometry, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Where the middle of each voxel lies along each axis of space, in units of length."""
+    axes = zip(geometry.space, shape, geometry.spacing, geometry.origin, strict=True)
+    return {name: start + np.arange(size) * step for name, size, step, start in axes}
+
+
+def named_channels(axes: Axes) -> dict[str, Any]:
+    """xarray coordinate of the channels."""
     # strings of one fixed length have no place in the specification of Zarr 3
-    return {"channel": ("channel", np.array(geometry.channels, dtype=object)), **positions}
+    return {"channel": ("channel", np.array(axes.channels, dtype=object))}
 
 
-def read_geometry(data: dict[str, Any]) -> Geometry:
-    """Geometry from plain data."""
-    return Geometry(
-        tuple(data["space"]),
-        tuple(data["spacing"]),
-        data["unit"],
-        tuple(data["channels"]),
-        data["value_unit"],
-        tuple(data.get("origin", ())),
-    )
+def parse_axes(data: object, where: Path) -> Axes:
+    """
+    Axes from the plain data of a store.
+
+    Raises
+    ------
+    StoreError
+        If they are not there.
+    """
+    try:
+        named: Any = data
+        return Axes(tuple(named["space"]), tuple(named["channels"]), str(named["value_unit"]))
+    except (KeyError, TypeError) as problem:
+        raise StoreError(f"store {where} has no axes; delete its folder and run the workflow again") from problem
+
+
+def write_geometry(path: Path, geometry: Geometry) -> None:
+    """Write a geometry as plain data."""
+    write_json(path, asdict(geometry))
+
+
+def read_geometry(path: Path) -> Geometry:
+    """A geometry, as `write_geometry` wrote it."""
+    return TypeAdapter(Geometry).validate_python(read_json(path))

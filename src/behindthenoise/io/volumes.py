@@ -1,7 +1,7 @@
 """Stores of one volume: its input in canonical form, the ensemble's quantiles, maps of regions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import zarr
 
 from behindthenoise.errors import StoreError
 from behindthenoise.io import stores
-from behindthenoise.io.geometry import Geometry, coordinates, read_geometry
+from behindthenoise.io.geometry import Axes, Geometry, named_channels, parse_axes, positions
 from behindthenoise.io.stores import Cut
 
 STATISTICS = ("lower", "median", "upper", "width")
@@ -25,7 +25,8 @@ class Volume:
 
     noisy: zarr.Array[Any]  # (channel, *space)
     mask: zarr.Array[Any]  # (*space)
-    geometry: Geometry
+    axes: Axes
+    told: Mapping[str, Any] = field(default_factory=dict)  # by its source, of where voxels lie and how large they are
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -33,16 +34,15 @@ class Volume:
         return tuple(self.mask.shape)
 
 
-def write_input(path: Path, noisy: xr.DataArray, mask: xr.DataArray, geometry: Geometry) -> dict[str, str]:
+def write_input(path: Path, noisy: xr.DataArray, mask: xr.DataArray, axes: Axes, told: Mapping[str, Any]) -> dict[str, str]:
     """Copy a volume into a store of our own, chunk by chunk; returns the digest of each variable."""
-    dims = ("channel", *geometry.space)
+    dims = ("channel", *axes.space)
     variables = {
         "noisy": (dims, noisy.transpose(*dims).astype(np.float32).data),
-        "mask": (geometry.space, mask.transpose(*geometry.space).data),
+        "mask": (axes.space, mask.transpose(*axes.space).data),
     }
-    shape = tuple(noisy.sizes[name] for name in geometry.space)
-    dataset = xr.Dataset(variables, coordinates(geometry, shape), {"geometry": asdict(geometry)})
-    return stores.write_dataset(path, dataset, geometry.space)
+    dataset = xr.Dataset(variables, named_channels(axes), {"axes": axes.as_data(), "told": dict(told)})
+    return stores.write_dataset(path, dataset, axes.space)
 
 
 def open_input(path: Path) -> Volume:
@@ -55,18 +55,15 @@ def open_input(path: Path) -> Volume:
         If the store is absent or incomplete.
     """
     group = stores.open_group(path)
-    data = group.attrs.asdict().get("geometry")
-    if not isinstance(data, dict):
-        raise StoreError(f"store {path} has no geometry; delete its folder and run the workflow again")
-    return Volume(stores.whole_array(group, "noisy"), stores.whole_array(group, "mask"), read_geometry(data))
+    known: dict[str, Any] = dict(group.attrs.asdict())
+    axes = parse_axes(known.get("axes"), path)
+    return Volume(stores.whole_array(group, "noisy"), stores.whole_array(group, "mask"), axes, known["told"])
 
 
 def create_quantiles(path: Path, volume: Volume, core: Sequence[int], shard: Sequence[int], components: int) -> None:
     """Lay out the store that the jobs of `infer` fill: a file holds one shard, so no two jobs share one; a chunk holds one tile."""
-    space, channels = volume.geometry.space, len(volume.geometry.channels)
-    group = stores.create_group(
-        path, {"instance": stores.new_instance(), "shard": list(shard), "geometry": asdict(volume.geometry)}
-    )
+    space, channels = volume.axes.space, len(volume.axes.channels)
+    group = stores.create_group(path, {"instance": stores.new_instance(), "shard": list(shard)})
     leading = {"quantiles": (3, channels), "spread": (channels,), "embedding": (components,)}
     names = {"quantiles": ("quantile", "channel"), "spread": ("channel",), "embedding": ("component",)}
     for name, dtype in RAW.items():
@@ -98,7 +95,7 @@ def read_layout(group: zarr.Group) -> Layout:
         raise StoreError(f"store {group.store_path} has no layout; delete its folder and run the workflow again") from problem
 
 
-def create_regions(path: Path, volume: Volume, kinds: Mapping[str, str]) -> zarr.Group:
+def create_regions(path: Path, shape: Sequence[int], geometry: Geometry, kinds: Mapping[str, str]) -> zarr.Group:
     """
     Lay out maps of a volume beside its finished store, each (*space), with the coordinates that xarray reads.
 
@@ -107,15 +104,12 @@ def create_regions(path: Path, volume: Volume, kinds: Mapping[str, str]) -> zarr
     kinds
         Type of the values of each map, by its name.
     """
-    geometry, edges = volume.geometry, stores.CHUNK[len(volume.shape)]
     group = stores.create_group(path, {"geometry": asdict(geometry)})
-    positions = coordinates(geometry, volume.shape)
-    for name in geometry.space:
-        _, values, attributes = positions[name]
+    for name, values in positions(geometry, tuple(shape)).items():
         array = stores.create_array(group, name, (len(values),), dtype="float64", chunks=(len(values),), dims=(name,))
-        array.update_attributes(attributes)
+        array.update_attributes({"units": geometry.unit})
         array[:] = values
-    cut = Cut([edges] * len(volume.shape), [stores.SHARD[len(volume.shape)]] * len(volume.shape))
+    cut = Cut([stores.CHUNK[len(shape)]] * len(shape), [stores.SHARD[len(shape)]] * len(shape))
     for name, dtype in kinds.items():
-        stores.create_array(group, name, volume.shape, dtype=dtype, chunks=cut, dims=geometry.space)
+        stores.create_array(group, name, shape, dtype=dtype, chunks=cut, dims=geometry.space)
     return group

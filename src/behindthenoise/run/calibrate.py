@@ -45,7 +45,7 @@ def run(
     config = spec.part("calibration", CalibrationConfig)
     source, counted = HeldOut.open(pairs, heldout, labels), on_disk.joined([on_disk.read(share) for share in shares])
     on_disk.write(scores, counted)
-    channels = source.geometry.channels
+    channels = source.axes.channels
     expect_values_supported(config, source)
     chosen = thresholds_of(config, counted, source)
     calibration = Calibration(counted.scores, counted.groups, tuple(found.thresholds for found in chosen))
@@ -57,7 +57,7 @@ def run(
 
 def expect_values_supported(config: CalibrationConfig, source: HeldOut) -> None:
     """Refuse clean values outside the support, read block by block."""
-    for channel, name in enumerate(source.geometry.channels):
+    for channel, name in enumerate(source.axes.channels):
         least, largest = np.inf, -np.inf
         for block in stores.blocks(source.clean):
             if block[1].start <= channel < block[1].stop:
@@ -71,7 +71,7 @@ def thresholds_of(config: CalibrationConfig, counted: Scored, source: HeldOut) -
     """Thresholds of every channel, exact: where scores were counted in buckets, the images are read again."""
     units = Units.of(counted.unit_kind, counted.unit_edge, source.boxes(int(CALIBRATION)))
     found = []
-    for channel, name in enumerate(source.geometry.channels):
+    for channel, name in enumerate(source.axes.channels):
         counts = counted.counted(channel)
         found.append(choose(config, counts, merging_of(config, counts), again(counted, source, units, channel)))
         for row in found[-1].records:
@@ -126,7 +126,7 @@ def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
         groups=max(len(found.merging.members) for found in chosen),
         grouped_by=by,
     )
-    channels = source.geometry.channels
+    channels = source.axes.channels
     flagged = [
         f"{name}: {finding.sentence}"
         for channel, name in enumerate(channels)
@@ -145,7 +145,7 @@ def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
         "coverage": config.coverage,
         "miscoverage": str(config.miscoverage),
         "failure": config.failure,
-        "value_unit": source.geometry.value_unit,
+        "value_unit": source.axes.value_unit,
         "score": [asdict(score) for score in counted.scores],
         "basis": asdict(basis),
         "channels": [{"channel": name, **row} for name, found in zip(channels, chosen, strict=True) for row in found.records],

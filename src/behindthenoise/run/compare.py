@@ -148,7 +148,7 @@ def findings(source: HeldOut, raw: zarr.Array[Any], tokens: zarr.Array[Any], kin
     kind, edge
         What the units of the calibration are, and the edge of a block.
     """
-    random, channels = np.random.default_rng(SEED), source.geometry.channels
+    random, channels = np.random.default_rng(SEED), source.axes.channels
     checks = 2 * len(channels) + 1
     boxes = source.boxes(int(CALIBRATION))
     shape = block_shape(kind, edge, boxes, tokens.shape, checks)

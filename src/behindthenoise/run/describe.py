@@ -11,8 +11,8 @@ from jaxtyping import Int64
 
 from behindthenoise.config import TokensConfig
 from behindthenoise.core.components import Sums
-from behindthenoise.io import stores, tables, volumes
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io import stores, tables
+from behindthenoise.io.geometry import Geometry, read_geometry
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.tables import Value
 from behindthenoise.io.volumes import STATISTICS
@@ -23,12 +23,11 @@ Row = dict[str, Value]
 SMALLEST = 9  # voxels of a region of a class; what is smaller is speckle, of which there may be millions
 
 
-def run(spec: Spec, *, finished: Path, known: Path, coverage: Path, folder: Path, manifest: Path) -> None:
+def run(spec: Spec, *, finished: Path, geometry: Path, known: Path, coverage: Path, folder: Path, manifest: Path) -> None:
     """Write `tokens.csv` and, where there are classes, `classes.csv` and `class_regions.csv`."""
     classes = sorted(spec.part("tokens", TokensConfig).classes)
-    volume = volumes.open_input(finished.with_name(finished.name.removesuffix(".ome.zarr")) / "input.zarr")
-    group, geometry = stores.open_group(finished), volume.geometry
-    learned, composed = tables.read(known), described(group, "tokens", geometry)
+    group, placed = stores.open_group(finished), read_geometry(geometry)
+    learned, composed = tables.read(known), described(group, "tokens", placed)
     judged = covered(tables.read(coverage), len(learned))
     total = max(sum(int(row["voxels"]) for row in composed), 1)
     rows = [{**one, **two, **three} for one, two, three in zip(learned, composed, judged, strict=True)]
@@ -39,9 +38,9 @@ def run(spec: Spec, *, finished: Path, known: Path, coverage: Path, folder: Path
         (folder / old).unlink(missing_ok=True)
     shutil.rmtree(folder / "class_regions.zarr", ignore_errors=True)
     if classes:
-        named = [{"class": name, **row} for name, row in zip(classes, described(group, "classes", geometry), strict=True)]
+        named = [{"class": name, **row} for name, row in zip(classes, described(group, "classes", placed), strict=True)]
         tables.write(folder / "classes.csv", [{**row, "share": int(row["voxels"]) / total} for row in named])
-        found = regions_of(group, classes, geometry, folder)
+        found = regions_of(group, classes, placed, folder)
         tables.write(folder / "class_regions.csv", found)
         log(f"describe: {len(found)} connected regions of {len(classes)} classes")
     write_json(manifest, {"stage": "describe", "tokens": len(rows), "classes": classes})

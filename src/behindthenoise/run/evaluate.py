@@ -44,7 +44,7 @@ def run(
     counted, source = counts_on_disk.read(scores), HeldOut.open(pairs, heldout, labels)
     rows: dict[str, list[Row]] = {name: [] for name in TABLES}
     every = list(at_every_level(config, counted))
-    for channel, name in enumerate(source.geometry.channels):
+    for channel, name in enumerate(source.axes.channels):
         test = collect(source, counted, calibration, channel, config)
         widened = np.array([noisy_thresholds[channel]], np.float32)
         noisy = apply(Score("cqr"), np.stack([test.noisy] * 3), widened, config.support)
@@ -57,7 +57,7 @@ def run(
             "units": judge.by_unit(test),
             "reliability": reliability,
             "pit": pit,
-            "reference": judge.reference_noise(test, source.geometry.value_unit, config.miscoverage),
+            "reference": judge.reference_noise(test, source.axes.value_unit, config.miscoverage),
             "ensemble": by_size(source, members, channel),
         }
         nominal = 1 - float(config.miscoverage)

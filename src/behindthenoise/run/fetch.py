@@ -1,21 +1,18 @@
 """Verb `fetch`: a source, the generator or the training field → the input store of one volume."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
-from behindthenoise.config import PairsConfig, Selection, Space, SyntheticConfig, VolumeConfig
+from behindthenoise.config import PairsConfig, Selection, SyntheticConfig, VolumeConfig
 from behindthenoise.core import synthetic
 from behindthenoise.core.split import shown_image
 from behindthenoise.errors import SourceError
 from behindthenoise.io import stores, volumes
-from behindthenoise.io.canonical import canonical, placed, read_mask, reading
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.canonical import canonical, read_mask, reading
+from behindthenoise.io.geometry import Axes, told_by
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.volumes import Volume
 from behindthenoise.run import pairs as store_of_pairs
@@ -28,23 +25,15 @@ FIELD_INDEX = 1_000_000  # generated volumes are numbered far beyond any generat
 def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> None:
     """Write the volume's input store and its manifest."""
     loaded = store_of_pairs.read(pairs)
-    config = spec.find(VOLUME, VolumeConfig)
-    geometry = loaded.geometry
+    config = spec.find_part(VOLUME, VolumeConfig)
     if config is None:
         noisy, mask = first_field(loaded)
+    elif config.synthetic is not None:
+        noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, loaded.axes)
     else:
-        told: Mapping[str, Any] = {}
-        spacing: Mapping[Space, float] = {}
-        if config.synthetic is not None:
-            noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, geometry)
-        else:
-            like = spec.find("pairs", PairsConfig)
-            noisy, mask = read(config, like, geometry)
-            told, spacing = noisy.attrs, config.spacing or (like.spacing if like else {})
-        geometry = placed(replace(geometry, origin=()), told, config, spacing)
-        tell_other_voxels(geometry, loaded.geometry, name)
+        noisy, mask = read(config, spec.find_part("pairs", PairsConfig), loaded.axes)
     with reading(*origins(config, noisy, name)):
-        digests = volumes.write_input(store, noisy, mask, geometry)
+        digests = volumes.write_input(store, noisy, mask, loaded.axes, told_by(noisy.attrs))
     # of the copy, because a source may be slow or far away, and is read once
     require_data(volumes.open_input(store), name, masked=config is None or config.mask is not None)
     log(f"fetch: volume {name}: {dict(noisy.sizes)}")
@@ -62,20 +51,20 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
 
 def first_field(pairs: Pairs) -> tuple[xr.DataArray, xr.DataArray]:
     """The first scan of the field that the pairs hold; of several images, one that tests."""
-    space, image = pairs.geometry.space, shown_image(pairs.split)
+    space, image = pairs.axes.space, shown_image(pairs.split)
     return xr.DataArray(pairs.noisy[image, 0], dims=("channel", *space)).chunk(), xr.DataArray(
         pairs.mask[image], dims=space
     ).chunk()
 
 
-def generate(config: SyntheticConfig, shape: tuple[int, ...], geometry: Geometry) -> tuple[xr.DataArray, xr.DataArray]:
+def generate(config: SyntheticConfig, shape: tuple[int, ...], axes: Axes) -> tuple[xr.DataArray, xr.DataArray]:
     """A generated field of another shape, of the same materials."""
     scene = synthetic.scene(config, shape, FIELD_INDEX)
-    noisy = xr.DataArray(scene.noisy[0], dims=("channel", *geometry.space))
-    return noisy.chunk(), xr.DataArray(np.ones(shape, bool), dims=geometry.space).chunk()
+    noisy = xr.DataArray(scene.noisy[0], dims=("channel", *axes.space))
+    return noisy.chunk(), xr.DataArray(np.ones(shape, bool), dims=axes.space).chunk()
 
 
-def read(config: VolumeConfig, like: PairsConfig | None, geometry: Geometry) -> tuple[xr.DataArray, xr.DataArray]:
+def read(config: VolumeConfig, like: PairsConfig | None, axes: Axes) -> tuple[xr.DataArray, xr.DataArray]:
     """
     A measured volume, lazily, with the channels of the training pairs; of generated pairs (None), in the order of the file.
 
@@ -88,18 +77,18 @@ def read(config: VolumeConfig, like: PairsConfig | None, geometry: Geometry) -> 
     channels = config.channels or (like.channels if like else None)
     noisy = canonical(config.noisy, Selection(channels=channels, crop=config.crop), ("scan", "channel"))
     names = [str(name) for name in noisy.coords["channel"].to_numpy()]
-    named = not any(all(name.isdecimal() for name in row) for row in (names, geometry.channels))
-    if like is not None and not config.channels and named and len(geometry.channels) > 1:
+    named = not any(all(name.isdecimal() for name in row) for row in (names, axes.channels))
+    if like is not None and not config.channels and named and len(axes.channels) > 1:
         # they may stand in another order than in the pairs
-        noisy = canonical(config.noisy, Selection(channels=geometry.channels, crop=config.crop), ("scan", "channel"))
-    if "z" not in geometry.space and noisy.sizes.get("z") == 1:
+        noisy = canonical(config.noisy, Selection(channels=axes.channels, crop=config.crop), ("scan", "channel"))
+    if "z" not in axes.space and noisy.sizes.get("z") == 1:
         noisy = noisy.isel(z=0, drop=True)
     origin = noisy.attrs["origin"]
     space = tuple(str(name) for name in noisy.dims[2:])
-    if space != geometry.space or noisy.sizes["channel"] != len(geometry.channels):
+    if space != axes.space or noisy.sizes["channel"] != len(axes.channels):
         raise SourceError(
             f"volume {origin} has {noisy.sizes['channel']} channels along {' '.join(space)}; the training pairs have "
-            f"{len(geometry.channels)} along {' '.join(geometry.space)}; choose channels and axes to match"
+            f"{len(axes.channels)} along {' '.join(axes.space)}; choose channels and axes to match"
         )
     if config.scan >= noisy.sizes["scan"]:
         raise SourceError(f"scan {config.scan} does not exist in {origin}; it has {noisy.sizes['scan']}")
@@ -108,15 +97,6 @@ def read(config: VolumeConfig, like: PairsConfig | None, geometry: Geometry) -> 
     if config.mask is None:
         return noisy, xr.DataArray(da.ones(list(sizes.values()), dtype=bool), dims=space)
     return noisy, read_mask(config.mask, config.crop, sizes)
-
-
-def tell_other_voxels(own: Geometry, trained: Geometry, name: str) -> None:
-    """Say so if a volume's voxels are not of the size that the networks learned on."""
-    if own.differs(trained):
-        log(
-            f"fetch: warning: volume {name} has voxels of {own.voxel}, the training pairs of {trained.voxel}; networks know what "
-            "they learned in voxels, so structures of another size in voxels are new to them (give `spacing` if a file is wrong)"
-        )
 
 
 def origins(config: VolumeConfig | None, noisy: xr.DataArray, name: str) -> list[str]:

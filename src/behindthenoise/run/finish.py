@@ -20,6 +20,7 @@ from behindthenoise.core.tokens import TokenModel
 from behindthenoise.errors import ConfigError
 from behindthenoise.io import finished, stores, volumes
 from behindthenoise.io.finished import LabelImage
+from behindthenoise.io.geometry import read_geometry
 from behindthenoise.io.record import log, write_json
 from behindthenoise.run import thresholds as stored
 from behindthenoise.run import token_models
@@ -31,7 +32,16 @@ TOKENS = "labels/tokens"
 
 
 def run(
-    spec: Spec, *, volume: Path, quantiles: Path, thresholds: Path, tokens: Path, jobs: list[Path], store: Path, manifest: Path
+    spec: Spec,
+    *,
+    volume: Path,
+    geometry: Path,
+    quantiles: Path,
+    thresholds: Path,
+    tokens: Path,
+    jobs: list[Path],
+    store: Path,
+    manifest: Path,
 ) -> None:
     """Prove that every shard was written, then write the finished volume and its manifest."""
     source, shards = volumes.open_input(volume), Shards.open(quantiles, volumes.open_input(volume).shape)
@@ -41,11 +51,12 @@ def run(
     numbers = numbers_of(classes, model)
     calibration, _ = stored.read(thresholds)
     levels = shapes_of_levels(source.shape)
-    config, channels = spec.part("inference", InferenceConfig), source.geometry.channels
+    config, channels = spec.part("inference", InferenceConfig), source.axes.channels
     labels = label_images(model, classes)
     maps = [*([f"{channel} spread" for channel in channels] if config.spread else []), "novelty"]
-    target, colours = finished.create_ome(store, source, levels, labels, maps), token_models.read_colours(tokens)
-    finished.create_false_colours(target, source.geometry, levels, {"explained": colours.explained.tolist()})
+    placed, colours = read_geometry(geometry), token_models.read_colours(tokens)
+    target = finished.create_ome(store, placed, levels, labels, maps)
+    finished.create_false_colours(target, placed, levels, {"explained": colours.explained.tolist()})
     log(f"finish: {len(levels)} levels, {model.count} tokens")
     edges = stores.files(stores.get_array(target, f"{TOKENS}/0"))
     given, spread, embedding = (lazily(stores.get_array(shards.group, name), edges) for name in volumes.RAW)

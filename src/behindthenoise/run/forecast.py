@@ -15,8 +15,9 @@ from behindthenoise.core import memory, patches, tiling
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.network import Network
 from behindthenoise.core.training import Training
+from behindthenoise.io.geometry import told_by
 from behindthenoise.io.volumes import STATISTICS
-from behindthenoise.run import fetch, ingest
+from behindthenoise.run import fetch, ingest, place
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run.train import accelerate
 
@@ -58,18 +59,20 @@ def drawn_of(config: Config, field: Field) -> list[Architecture]:
 def fields(config: Config) -> Iterator[Field]:
     """The field of the pairs, then the volumes; of sources only the metadata are read, and they must fit together."""
     if config.pairs is not None:
-        _, slow, _, geometry = ingest.opened(config.pairs)
-        own = slow.shape[3:]
+        noisy, slow, _, axes = ingest.opened(config.pairs)
+        own, told = slow.shape[3:], ingest.told_by_both(noisy, slow)
     else:
         assert config.synthetic is not None
-        geometry, own = ingest.generated_geometry(config.synthetic), config.synthetic.shape
-    count = len(geometry.channels)
+        axes, own, told = ingest.generated_axes(config.synthetic), config.synthetic.shape, {}
+    trained, count = place.of_pairs(config.pairs, axes, told), len(axes.channels)
     yield Field("field", tuple(own), count)
     for name, volume in config.volumes.items():
         if volume.synthetic is not None:
+            place.of_volume(volume, None, trained, {})
             yield Field(name, tuple(volume.synthetic), count)
         else:
-            found, _ = fetch.read(volume, config.pairs, geometry)
+            found, _ = fetch.read(volume, config.pairs, axes)
+            place.of_volume(volume, config.pairs, trained, told_by(found.attrs))
             yield Field(name, found.shape[1:], count)
 
 

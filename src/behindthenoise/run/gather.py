@@ -16,6 +16,7 @@ from behindthenoise.core.split import ROLES, shown_image, units_of
 from behindthenoise.io import stores, tables
 from behindthenoise.io import volumes as volumes_io
 from behindthenoise.io.finished import EMBEDDING
+from behindthenoise.io.geometry import Geometry, read_geometry
 from behindthenoise.io.npz import read_npz, write_npz
 from behindthenoise.io.record import environment, read_json, run_record, write_json
 from behindthenoise.run import pairs as store_of_pairs
@@ -38,6 +39,7 @@ def run(
     evaluation: Path,
     certificate: Path,
     volumes: list[Path],
+    geometries: list[Path],
     shifts: list[Path],
     descriptions: list[Path],
     regions: list[Path],
@@ -48,12 +50,13 @@ def run(
 ) -> None:
     """Write `content.json`, and the arrays beside it as `slices.npz`."""
     loaded, signed = store_of_pairs.read(pairs), read_json(certificate)
+    placed = {path.parent.name: read_geometry(path) for path in geometries}
     finished = {path.name.removesuffix(".ome.zarr"): path for path in volumes}
     arrays: dict[str, np.ndarray] = {}
     metas = []
     # the training field first: it is the one with a clean reference
     for name in sorted(finished, key=lambda name: (name != "field", name)):
-        meta, found = cut(name, finished[name], finished[name].parent / name / "input.zarr", loaded)
+        meta, found = cut(name, finished[name], loaded, placed)
         metas.append(meta)
         arrays |= {f"{name}/{key}": values for key, values in found.items()}
     lists = []
@@ -86,10 +89,10 @@ def run(
     write_npz(content.with_name("slices.npz"), arrays)
 
 
-def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def cut(name: str, finished: Path, pairs: Pairs, placed: Mapping[str, Geometry]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Description and arrays of one plane of a volume: the whole of a 2D field, the middle one of a 3D volume."""
-    group, given = stores.open_group(finished), volumes_io.open_input(source)
-    geometry = given.geometry
+    group, given = stores.open_group(finished), volumes_io.open_input(finished.parent / name / "input.zarr")
+    geometry, trained = placed[name], placed["field"]
     lead = len(given.shape) - 2
     plane = tuple(size // 2 for size in given.shape[:lead])
     rows, columns = (slice(0, None, -(-size // DRAWN_EDGE)) for size in given.shape[lead:])
@@ -120,9 +123,7 @@ def cut(name: str, finished: Path, source: Path, pairs: Pairs) -> tuple[dict[str
         "spacing": [step * part.step for step, part in zip(geometry.spacing[lead:], (rows, columns), strict=True)],
         "origin": geometry.origin[lead:],
         "axes": geometry.space[lead:],
-        "unlike": f"{geometry.voxel}, those of the training pairs {pairs.geometry.voxel}"
-        if geometry.differs(pairs.geometry)
-        else "",
+        "unlike": f"{geometry.voxel}, those of the training pairs {trained.voxel}" if geometry.differs(trained) else "",
         "explained": group[EMBEDDING].attrs["explained"],
     }
     return meta, arrays
@@ -144,10 +145,10 @@ def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]], runs: list[di
     seconds, peaks = [row["seconds"] for row in runs], [row["peak_memory_bytes"] for row in runs]
     return {
         "Fields": f"{images} of {' x '.join(map(str, pairs.shape))} voxels; fast scans of each: {scans}",
-        "Channels": ", ".join(pairs.geometry.channels),
+        "Channels": ", ".join(pairs.axes.channels),
         "Fast scans": "; ".join(
             f"{name}: {gain:.4g} times the slow scan {offset:+.3g}"
-            for name, gain, offset in zip(pairs.geometry.channels, pairs.scale.gain, pairs.scale.offset, strict=True)
+            for name, gain, offset in zip(pairs.axes.channels, pairs.scale.gain, pairs.scale.offset, strict=True)
         )
         + " (taken back before they are compared with anything)",
         "Ensemble": f"{len(members)} {KINDS[network.kind]}, seed {ensemble.seed}, latent {network.latent}",

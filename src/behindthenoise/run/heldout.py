@@ -13,7 +13,7 @@ from behindthenoise.core.calibration.units import Box, box_around
 from behindthenoise.core.scale import Scale
 from behindthenoise.errors import StoreError
 from behindthenoise.io import stores
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Axes
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run import shares
 from behindthenoise.run.shares import Share
@@ -78,7 +78,7 @@ class HeldOut:
     tokens: zarr.Array[Any]
     difference: zarr.Array[Any] | None
     scale: Scale
-    geometry: Geometry
+    axes: Axes
     gap: int
     tiling_difference: float
 
@@ -105,7 +105,7 @@ class HeldOut:
             tokens=stores.get_array(stores.open_group(tokens), "tokens"),
             difference=stores.get_array(fields, "clean_difference") if "clean_difference" in fields else None,
             scale=store_of_pairs.read_scale(pairs),
-            geometry=store_of_pairs.read_geometry_of(pairs),
+            axes=store_of_pairs.read_axes(pairs),
             gap=int(str(fields.attrs["gap"])),
             tiling_difference=difference,
         )

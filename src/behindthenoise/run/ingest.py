@@ -1,20 +1,22 @@
 """Verb `ingest`: sources or generator → `pairs.zarr`, split and scaled."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-from behindthenoise.config import SPACE_AXES, PairsConfig, Selection, SplitConfig, SyntheticConfig
+from behindthenoise.config import SPACE_AXES, PairsConfig, SplitConfig, SyntheticConfig
 from behindthenoise.core import metrics, synthetic
 from behindthenoise.core import split as splitting
 from behindthenoise.core.calibration.units import box_around
 from behindthenoise.core.scale import Scale
 from behindthenoise.errors import SourceError
-from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, placed, read_mask, reading
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, read_mask, reading
+from behindthenoise.io.geometry import Axes, told_by
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.stores import metadata_digest
 from behindthenoise.run import pairs as store_of_pairs
@@ -25,26 +27,36 @@ COMPARED, FEWEST_COMPARED = 100_000, 100  # voxels by which is judged whether sc
 DISPLACEMENTS = 19  # so that scans of different fields pass in one case of 20 a channel
 
 
+@dataclass(frozen=True)
+class Fields:
+    """Fast and slow scans of the same fields, not split yet; `told` is by their sources, of their voxels."""
+
+    noisy: Float[np.ndarray, " image scan c *space"]
+    clean: Float[np.ndarray, " image c *space"]
+    mask: Bool[np.ndarray, " image *space"]
+    axes: Axes
+    extra: Mapping[str, xr.Variable]
+    told: Mapping[str, Any]
+
+
 def run(spec: Spec, *, store: Path, manifest: Path) -> None:
     """Write the store of the pairs and its manifest."""
-    extra: dict[str, xr.Variable] = {}
     generated = spec.find("synthetic", SyntheticConfig)
-    if generated is not None:
-        noisy, clean, mask, geometry, extra = generate(generated)
-    else:
-        noisy, clean, mask, geometry, extra = read(spec.get("pairs", PairsConfig))
+    fields = read(spec.part("pairs", PairsConfig)) if generated is None else generate(generated)
+    noisy, clean, axes = fields.noisy, fields.clean, fields.axes
     splitting_config = spec.get("split", SplitConfig)
     gap = 2 * spec.get("network.radius_max", int) + 1 if splitting_config.gap == "auto" else splitting_config.gap
     gap = 0 if splitting_config.by == "image" else gap
-    split = splitting.split(splitting_config, mask, gap)
+    split = splitting.split(splitting_config, fields.mask, gap)
     splitting.check_no_leak(split, gap)
+    trains = split.role == splitting.TRAIN
     if generated is None:
-        expect_related(noisy, clean, split.role == splitting.TRAIN, geometry.channels)
-    pairs = Pairs(noisy, clean, mask, split, measure_scale(noisy, clean, split.role == splitting.TRAIN), geometry, gap)
-    digests = store_of_pairs.write(store, pairs, extra)
+        expect_related(noisy, clean, trains, axes.channels)
+    pairs = Pairs(noisy, clean, fields.mask, split, measure_scale(noisy, clean, trains), axes, gap, fields.told)
+    digests = store_of_pairs.write(store, pairs, fields.extra)
     counts = {name: int((split.role == value).sum()) for name, value in splitting.ROLES.items()}
     units = {name: len(splitting.units_of(split, value)) for name, value in splitting.ROLES.items()}
-    log(f"ingest: {noisy.shape[0]} fields of {pairs.shape} voxels, {noisy.shape[1]} scans, channels {' '.join(geometry.channels)}")
+    log(f"ingest: {noisy.shape[0]} fields of {pairs.shape} voxels, {noisy.shape[1]} scans, channels {' '.join(axes.channels)}")
     log(f"ingest: voxels {counts}, units {units}, {gap} voxels between roles")
     write_json(
         manifest,
@@ -55,11 +67,11 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
             "shape": list(pairs.shape),
             "images": noisy.shape[0],
             "scans": noisy.shape[1],
-            "channels": list(geometry.channels),
+            "channels": list(axes.channels),
             "voxels": counts,
             "units": units,
             "calibration_boxes": boxes(split.role == splitting.CALIBRATION),
-            "value_unit": geometry.value_unit,
+            "value_unit": axes.value_unit,
             "clean_range": [[float(np.nanmin(clean[:, c])), float(np.nanmax(clean[:, c]))] for c in range(clean.shape[1])],
             "scale": asdict(pairs.scale),
             "gap": gap,
@@ -67,29 +79,26 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
     )
 
 
-def generate(
-    config: SyntheticConfig,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geometry, dict[str, xr.Variable]]:
-    """Generated fields, their mask (all true), geometry and the known phases."""
+def generate(config: SyntheticConfig) -> Fields:
+    """Generated fields, all of whose voxels carry data, and the known phases."""
     scenes = [synthetic.scene(config, config.shape, index) for index in range(config.images)]
-    labels = np.stack([scene.labels for scene in scenes])
-    geometry = generated_geometry(config)
-    return (
-        np.stack([scene.noisy for scene in scenes]),
-        np.stack([scene.clean for scene in scenes]),
-        np.ones(labels.shape, bool),
-        geometry,
-        {"labels": xr.Variable(("image", *geometry.space), labels, {"meaning": "known phase"})},
+    labels, axes = np.stack([scene.labels for scene in scenes]), generated_axes(config)
+    return Fields(
+        noisy=np.stack([scene.noisy for scene in scenes]),
+        clean=np.stack([scene.clean for scene in scenes]),
+        mask=np.ones(labels.shape, bool),
+        axes=axes,
+        extra={"labels": xr.Variable(("image", *axes.space), labels, {"meaning": "known phase"})},
+        told={},
     )
 
 
-def generated_geometry(config: SyntheticConfig) -> Geometry:
+def generated_axes(config: SyntheticConfig) -> Axes:
     """Axes and channels of generated fields."""
-    space = SPACE_AXES[-len(config.shape) :]
-    return Geometry(space, (1.0,) * len(space), "pixel", tuple(f"channel {index}" for index in range(config.channels)), "level")
+    return Axes(SPACE_AXES[-len(config.shape) :], tuple(f"channel {index}" for index in range(config.channels)), "level")
 
 
-def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geometry, dict[str, xr.Variable]]:
+def read(config: PairsConfig) -> Fields:
     """
     Measured fields in canonical order, cropped and selected, with NaN under the mask; and how repeated slow scans differ.
 
@@ -98,7 +107,7 @@ def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geome
     SourceError
         If the arrays do not fit together or hold values that nobody masked.
     """
-    noisy, slow, lazy_mask, geometry = opened(config)
+    noisy, slow, lazy_mask, axes = opened(config)
     clean, extra = averaged(slow)
     with reading(noisy.attrs["origin"], clean.attrs["origin"]):
         values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
@@ -109,12 +118,12 @@ def read(config: PairsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geome
             mask = lazy_mask.to_numpy().copy()
     for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
         expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
-    return values["noisy"], values["clean"], mask, geometry, extra
+    return Fields(values["noisy"], values["clean"], mask, axes, extra, told_by_both(noisy, slow))
 
 
-def opened(config: PairsConfig) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray | None, Geometry]:
+def opened(config: PairsConfig) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray | None, Axes]:
     """
-    Fast scans, slow scans, mask (None: all) and geometry, lazily: nothing but metadata is read, and they fit together.
+    Fast scans, slow scans, mask (None: all) and axes, lazily: nothing but metadata is read, and they fit together.
 
     Raises
     ------
@@ -134,16 +143,12 @@ def opened(config: PairsConfig) -> tuple[xr.DataArray, xr.DataArray, xr.DataArra
     mask = None if config.mask is None else read_mask(config.mask, config.crop, sizes)
     named = [tuple(str(name) for name in array.coords["channel"].to_numpy()) for array in (slow, noisy)]
     names = next((row for row in named if not all(name.isdecimal() for name in row)), named[0])
-    blank = Geometry(space, (), config.unit, names, config.value_unit)
-    geometry = placed(blank, slow.attrs if "spacing" in slow.attrs else noisy.attrs, config, config.spacing)
-    for source in (noisy, slow):
-        own = placed(blank, source.attrs, Selection(crop=config.crop), {})
-        if set(space) <= set(source.attrs.get("spacing", ())) and own.differs(geometry):
-            log(f"warning: voxels of the pairs are taken to be {geometry.voxel}, those of {source.attrs['origin']} are {own.voxel}")
-    places = [source.attrs["position"] for source in (noisy, slow) if "position" in source.attrs]
-    if len(places) == 2 and places[0] != places[1]:
-        log(f"warning: {noisy.attrs['origin']} and {slow.attrs['origin']} begin at other places, {places[0]} and {places[1]}")
-    return noisy, slow, mask, geometry
+    return noisy, slow, mask, Axes(space, names, config.value_unit)
+
+
+def told_by_both(noisy: xr.DataArray, slow: xr.DataArray) -> dict[str, dict[str, Any]]:
+    """What the sources of fast and slow scans tell of their voxels."""
+    return {"noisy": told_by(noisy.attrs), "clean": told_by(slow.attrs)}
 
 
 def averaged(slow: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.Variable]]:

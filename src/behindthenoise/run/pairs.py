@@ -1,6 +1,7 @@
 """The store of the pairs: noisy and clean fields, who uses which voxel, and the constants of their scale."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int, UInt8
 
+from behindthenoise.config import Selection
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import Split
 from behindthenoise.errors import StoreError
-from behindthenoise.io.geometry import Geometry, coordinates, read_geometry
+from behindthenoise.io.geometry import Axes, Geometry, named_channels, parse_axes, placed
 from behindthenoise.io.stores import get_array, open_group, write_dataset
+
+Told = Mapping[str, Mapping[str, Any]]  # by the sources `noisy` and `clean`, of their voxels; by none of generated pairs
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,9 @@ class Pairs:
     mask: Bool[np.ndarray, " image *space"]
     split: Split
     scale: Scale
-    geometry: Geometry
+    axes: Axes
     gap: int
+    told: Told = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -33,24 +38,24 @@ class Pairs:
         return self.mask.shape[1:]
 
 
-def write(path: Path, pairs: Pairs, extra: dict[str, xr.Variable]) -> dict[str, str]:
+def write(path: Path, pairs: Pairs, extra: Mapping[str, xr.Variable]) -> dict[str, str]:
     """Store the pairs and anything that belongs with them; returns the digest of each variable."""
-    space = pairs.geometry.space
+    space = pairs.axes.space
     variables: dict[str, Any] = {
         "noisy": (("image", "scan", "channel", *space), pairs.noisy),
-        "clean": (("image", "channel", *space), pairs.clean, {"units": pairs.geometry.value_unit}),
+        "clean": (("image", "channel", *space), pairs.clean, {"units": pairs.axes.value_unit}),
         "mask": (("image", *space), pairs.mask),
         "role": (("image", *space), pairs.split.role, {"meaning": "0 unused, 1 train, 2 calibration, 3 test"}),
         "unit": (("image", *space), pairs.split.unit, {"meaning": "block or image that the voxel belongs to; -1 none"}),
         **extra,
     }
-    dataset = xr.Dataset(variables, coordinates(pairs.geometry, pairs.shape), attributes(pairs))
+    dataset = xr.Dataset(variables, named_channels(pairs.axes), attributes(pairs))
     return write_dataset(path, dataset, space)
 
 
 def attributes(pairs: Pairs) -> dict[str, Any]:
     """What does not fit into an array."""
-    return {"scale": asdict(pairs.scale), "geometry": asdict(pairs.geometry), "gap": pairs.gap}
+    return {"scale": asdict(pairs.scale), "axes": pairs.axes.as_data(), "told": dict(pairs.told), "gap": pairs.gap}
 
 
 def read(path: Path) -> Pairs:
@@ -75,8 +80,9 @@ def read(path: Path) -> Pairs:
         mask=loaded["mask"].to_numpy().astype(bool),
         split=Split(role, unit),
         scale=_parse_scale(loaded.attrs["scale"]),
-        geometry=read_geometry(loaded.attrs["geometry"]),
+        axes=parse_axes(loaded.attrs["axes"], path),
         gap=loaded.attrs["gap"],
+        told=loaded.attrs["told"],
     )
 
 
@@ -89,12 +95,25 @@ def read_scale(path: Path) -> Scale:
     return _parse_scale(scale)
 
 
-def read_geometry_of(path: Path) -> Geometry:
-    """The geometry alone, without the fields."""
-    geometry = open_group(path).attrs.asdict().get("geometry")
-    if not isinstance(geometry, dict):
-        raise StoreError(f"pairs {path} hold no geometry; delete the folder and run the workflow again")
-    return read_geometry(geometry)
+def read_axes(path: Path) -> Axes:
+    """What the axes are called, without the fields."""
+    return parse_axes(open_group(path).attrs.asdict().get("axes"), path)
+
+
+def read_told(path: Path) -> Told:
+    """What the sources tell of their voxels, without the fields."""
+    known: dict[str, Any] = dict(open_group(path).attrs.asdict())
+    return dict(known.get("told", {}))
+
+
+def read_geometry_by_files(path: Path) -> Geometry:
+    """Where voxels lie and how large they are as far as the sources tell, whatever the configuration says."""
+    return placed(read_axes(path).measured(), better_told(read_told(path)), Selection(), {})
+
+
+def better_told(told: Told) -> Mapping[str, Any]:
+    """What the source of the slow scan tells of its voxels, else that of the fast scans."""
+    return next((told[name] for name in ("clean", "noisy") if "spacing" in told.get(name, {})), told.get("clean", {}))
 
 
 def noisy_shape(path: Path) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ def run(
     config = spec.part("inference", InferenceConfig)
     torch.set_num_threads(config.threads)
     loaded = store_of_pairs.read(pairs)
-    channels = len(loaded.geometry.channels)
+    channels = len(loaded.axes.channels)
     network = on_disk.read_network(graph, weights, config.precision)
     _, voxel_bytes = memory.ensemble_cost([network.architecture], components=0)
     core = memory.choose_core(loaded.shape, network.architecture.halo, voxel_bytes, config.memory_bytes, config.tile_edge)
@@ -43,7 +43,7 @@ def run(
     drawn = draw_sample(loaded.split.role == TRAIN, size, seed)
     difference = tiling_difference(loaded, network, core)
     group = stores.create_group(store, {"levels": LEVELS, "tiling_difference": difference})
-    dims = ("image", "scan", "quantile", "channel", *loaded.geometry.space)
+    dims = ("image", "scan", "quantile", "channel", *loaded.axes.space)
     shape = (*loaded.noisy.shape[:2], 3, *loaded.noisy.shape[2:])
     chunks = (1, 1, 3, channels, *[stores.CHUNK[len(core)]] * len(core))
     array = stores.create_array(group, "quantiles", shape, dtype="float32", chunks=chunks, dims=dims)
@@ -54,7 +54,7 @@ def run(
         (*shape[:2], latent, *shape[4:]),
         dtype="float32",
         chunks=(1, 1, latent, *chunks[4:]),
-        dims=("image", "scan", "latent", *loaded.geometry.space),
+        dims=("image", "scan", "latent", *loaded.axes.space),
     )
     taken = Taken.empty(drawn.voxels, loaded.mask.shape, latent, channels)
     countdown = Countdown(shape[0] * shape[1], "fields")

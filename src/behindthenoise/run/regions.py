@@ -21,11 +21,11 @@ from behindthenoise.core.discovery import Limit, Table, Unit
 from behindthenoise.core.split import CALIBRATION, TEST
 from behindthenoise.errors import ConfigError
 from behindthenoise.io import stores, tables, volumes
-from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.geometry import Axes, Geometry, read_geometry
 from behindthenoise.io.npz import write_npz
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.tables import Value
-from behindthenoise.io.volumes import STATISTICS, Volume
+from behindthenoise.io.volumes import STATISTICS
 from behindthenoise.run import scored
 from behindthenoise.run import thresholds as stored
 from behindthenoise.run.components import connected, measure, renumber
@@ -51,6 +51,7 @@ def run(
     rules: Path,
     thresholds: Path,
     finished: Path,
+    geometry: Path,
     store: Path,
     manifest: Path,
     table: Path,
@@ -60,31 +61,31 @@ def run(
     """Write the maps, the table of regions, their outlines, the plane that is drawn, and the manifest."""
     asked = spec.get("regions.{target}", RegionConfig)
     source, ome = HeldOut.open(pairs, heldout, labels), stores.open_group(finished)
-    volume = volumes.open_input(finished.parent / finished.name.removesuffix(".ome.zarr") / "input.zarr")
-    channel = channel_of(asked, source.geometry)
+    placed = read_geometry(geometry)
+    channel = channel_of(asked, source.axes)
     bands = bands_of(ome, channel)
     least, largest = spec.get("calibration.support", list)
     calibration = one_channel(stored.read(thresholds)[0], channel)
     judged = Judged(source, scored.read(rules), calibration, channel, (least, largest), spec.get("inference.relative_error", float))
     limit = limit_of(asked)
     kinds = {REGION: "uint32"} if limit is None else {REGION: "uint32", LEVEL: "float32"}
-    maps = volumes.create_regions(store, volume, kinds)
+    maps = volumes.create_regions(store, bands["median"].shape, placed, kinds)
     if limit is None:
         mask, facts = widest(bands["width"], asked.widest or 0.0)
     else:
         mask, facts = beyond(judged, limit, asked, bands, stores.get_array(maps, LEVEL))
         bands[LEVEL] = da.from_zarr(stores.get_array(maps, LEVEL))
-    rows = listed(mask, stores.get_array(maps, REGION), bands, volume.geometry, asked)
-    log(f"regions: {words(asked, source.geometry)}: {len(rows)} regions, {facts['marked']} of {facts['voxels']} voxels")
+    rows = listed(mask, stores.get_array(maps, REGION), bands, placed, asked)
+    log(f"regions: {words(asked, source.axes)}: {len(rows)} regions, {facts['marked']} of {facts['voxels']} voxels")
     tables.write(table, rows)
-    write_outlines(outlines, rows, stores.get_array(maps, REGION), volume.geometry)
-    described = draw(view, ome, channel, stores.get_array(maps, REGION), volume)
+    write_outlines(outlines, rows, stores.get_array(maps, REGION), placed)
+    described = draw(view, ome, channel, stores.get_array(maps, REGION), placed)
     write_json(
         manifest,
         {
             "stage": "regions",
             "asked": asked.model_dump(mode="json"),
-            "words": words(asked, source.geometry),
+            "words": words(asked, source.axes),
             "regions": len(rows),
             **facts,
             "plane": described,
@@ -94,7 +95,7 @@ def run(
     )
 
 
-def channel_of(asked: RegionConfig, geometry: Geometry) -> int:
+def channel_of(asked: RegionConfig, axes: Axes) -> int:
     """
     Number of the channel.
 
@@ -103,11 +104,9 @@ def channel_of(asked: RegionConfig, geometry: Geometry) -> int:
     ConfigError
         If there is none of that name.
     """
-    if asked.channel not in geometry.channels:
-        raise ConfigError(
-            f"channel {asked.channel!r} of regions does not exist; there are {', '.join(map(repr, geometry.channels))}"
-        )
-    return geometry.channels.index(asked.channel)
+    if asked.channel not in axes.channels:
+        raise ConfigError(f"channel {asked.channel!r} of regions does not exist; there are {', '.join(map(repr, axes.channels))}")
+    return axes.channels.index(asked.channel)
 
 
 def limit_of(asked: RegionConfig) -> Limit | None:
@@ -117,12 +116,12 @@ def limit_of(asked: RegionConfig) -> Limit | None:
     return None if asked.below is None else Limit(asked.below, above=False)
 
 
-def words(asked: RegionConfig, geometry: Geometry) -> str:
+def words(asked: RegionConfig, axes: Axes) -> str:
     """What is asked for, in words."""
     limit = limit_of(asked)
     if limit is None:
         return f"{asked.channel}: the widest {100 * (asked.widest or 0):g} % of the intervals"
-    return f"{asked.channel} {'above' if limit.above else 'below'} {limit.value:g} {geometry.value_unit}"
+    return f"{asked.channel} {'above' if limit.above else 'below'} {limit.value:g} {axes.value_unit}"
 
 
 def bands_of(ome: zarr.Group, channel: int) -> Bands:
@@ -266,7 +265,7 @@ def beyond(
     stores.fill([da.map_blocks(level_of, evidence, table=table, by_step=by_step, dtype=np.float32)], [levels])
     stands = np.flatnonzero(by_step <= asked.level)
     first, kind = (int(stands[0]) if stands.size else None), grounds.unit
-    written, level = words(asked, judged.source.geometry), asked.level
+    written, level = words(asked, judged.source.axes), asked.level
     nothing = first is None or not found[0, first]
     facts = {
         "voxels": int(found[0, 0]),
@@ -415,14 +414,13 @@ def rings_of(row: Mapping[str, Value], labels: zarr.Array[Any], geometry: Geomet
     ]
 
 
-def draw(path: Path, ome: zarr.Group, channel: int, labels: zarr.Array[Any], volume: Volume) -> dict[str, Any]:
+def draw(path: Path, ome: zarr.Group, channel: int, labels: zarr.Array[Any], geometry: Geometry) -> dict[str, Any]:
     """
     Write the plane that is drawn, median and regions, no finer than a page can show; returns what it is.
 
     It is the whole of a 2D field, and of a volume the plane along the last two axes with most of the regions' voxels.
     """
-    regions, geometry = da.from_zarr(labels), volume.geometry
-    lead = labels.ndim - 2
+    regions, lead = da.from_zarr(labels), labels.ndim - 2
     totals = np.asarray((regions > 0).sum(axis=(lead, lead + 1)).compute())
     plane = tuple(int(place) for place in np.unravel_index(int(totals.argmax()), labels.shape[:lead])) if lead else ()
     level = 0

@@ -43,6 +43,7 @@ FILES: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": ("evaluate.log", "evaluation/evaluate.json", "evaluation"),
     "fetch": ("fetch/{volume}.log", "volumes/{volume}/input.json", "volumes/{volume}/input.zarr"),
+    "place": ("place/{volume}.log", "volumes/{volume}/geometry.json"),
     "plan": ("plan/{volume}.log", "volumes/{volume}/quantiles.zarr/zarr.json"),
     "infer": ("infer/{volume}/{share}.log", "volumes/{volume}/jobs/{share}.json"),
     "finish": ("finish/{volume}.log", "volumes/{volume}/finish.json", "volumes/{volume}.ome.zarr"),

@@ -58,7 +58,7 @@ class Rules:
 
 def fit(config: CalibrationConfig, source: HeldOut, pairs: Path, samples: list[Sample], tokens: int) -> Rules:
     """The rules, from the ensemble's quantiles on sampled training voxels."""
-    kind = thresholds.kind_of(config.score, source.geometry.value_unit)
+    kind = thresholds.kind_of(config.score, source.axes.value_unit)
     quantiles = np.mean([sample.quantiles for sample in samples], axis=0)
     spread = np.std([sample.quantiles[1] for sample in samples], axis=0)
     truth = clean_at(pairs, samples[0].voxels)

@@ -5,14 +5,14 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from behindthenoise.config import TrainingConfig
+from behindthenoise.config import Space, TrainingConfig, alike
 from behindthenoise.core.network import Network
 from behindthenoise.core.training import Progress, Training, assess
 from behindthenoise.errors import ConfigError, StoppedError
@@ -23,7 +23,7 @@ from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.architectures import read_architecture
 from behindthenoise.run.examples import load_examples
-from behindthenoise.stages import Spec
+from behindthenoise.stages import TURNS, Spec
 
 CHECKPOINT_S = 30.0  # between two checkpoints: what a kill may cost
 
@@ -47,7 +47,7 @@ def run(
     device = on_disk.device(sharers=members_per_gpu)
     if config.precision == "bfloat16" and device.type == "cpu":
         log("train: gradients in bfloat16 cannot be trusted on a CPU; trains in float32")
-    exchangeable = exchangeable_axes(config, store_of_pairs.read_geometry_of(pairs))
+    exchangeable = exchangeable_axes(config, store_of_pairs.read_geometry_by_files(pairs), spec.find(TURNS, list))
     learn, held_out = load_examples(
         pairs,
         config,
@@ -173,9 +173,16 @@ def write_history(path: Path, rows: list[Progress]) -> None:
         writer.writerows(row.as_row() for row in rows)
 
 
-def exchangeable_axes(config: TrainingConfig, geometry: Geometry) -> list[int]:
+def exchangeable_axes(config: TrainingConfig, geometry: Geometry, decided: Sequence[Space] | None = None) -> list[int]:
     """
     Spatial axes that quarter turns may exchange.
+
+    Parameters
+    ----------
+    geometry
+        As files tell it.
+    decided
+        What `turns: auto` means by the config's sizes of voxels; None where it gives none, or none that decides anything.
 
     Raises
     ------
@@ -183,9 +190,10 @@ def exchangeable_axes(config: TrainingConfig, geometry: Geometry) -> list[int]:
         If axes are asked for that the field does not have, or whose spacing differs.
     """
     spacing = dict(zip(geometry.space, geometry.spacing, strict=True))
-    if config.turns == "auto":
-        alike = [[axis for axis in spacing if np.isclose(spacing[axis], step, rtol=0.01, atol=0)] for step in spacing.values()]
-        chosen = max(alike, key=len)
+    if decided is not None:
+        spacing, chosen = dict.fromkeys(geometry.space, 1.0), list(decided)
+    elif config.turns == "auto":
+        chosen = alike(spacing)
         if geometry.unit == "pixel":  # nobody said how far slices are apart
             chosen = [axis for axis in chosen if axis != "z"]
     else:

@@ -1,0 +1,83 @@
+"""Verb `place`: what sources and the configuration say of a volume → where its voxels lie, and how large they are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from behindthenoise.config import PairsConfig, Selection, VolumeConfig
+from behindthenoise.io import volumes
+from behindthenoise.io.geometry import Axes, Geometry, placed, write_geometry
+from behindthenoise.io.record import log
+from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run.pairs import Told, better_told
+from behindthenoise.stages import VOLUME, Spec
+
+
+def run(spec: Spec, *, pairs: Path, volume: Path, geometry: Path, name: str) -> None:
+    """Write the geometry of one volume; networks know nothing of it."""
+    like = spec.find("pairs", PairsConfig)
+    found = trained = of_pairs(like, store_of_pairs.read_axes(pairs), store_of_pairs.read_told(pairs))
+    config = spec.find(VOLUME, VolumeConfig)
+    if config is None:
+        tell_contradictions(like, trained, store_of_pairs.read_told(pairs))
+    else:
+        found = of_volume(config, like, trained, volumes.open_input(volume).told)
+        tell_other_voxels(found, trained, name)
+    log(f"place: volume {name}: voxels of {found.voxel}, the first at {' '.join(f'{place:g}' for place in found.origin)}")
+    write_geometry(geometry, found)
+
+
+def of_pairs(config: PairsConfig | None, axes: Axes, told: Told) -> Geometry:
+    """
+    Geometry of the pairs' field; of a generated one (None), in voxels.
+
+    Parameters
+    ----------
+    told
+        By the sources `noisy` and `clean`, of their voxels.
+
+    Raises
+    ------
+    SourceError
+        If the config names an axis that is not there, or the spacing of some axes alone.
+    """
+    if config is None:
+        return axes.measured([1.0] * len(axes.space))
+    return placed(axes.measured(unit=config.unit), better_told(told), config, config.spacing)
+
+
+def of_volume(config: VolumeConfig, like: PairsConfig | None, trained: Geometry, told: Mapping[str, Any]) -> Geometry:
+    """
+    Geometry of a volume, which has the voxels of the pairs where nobody tells any.
+
+    Raises
+    ------
+    SourceError
+        If the config names an axis that is not there, or the spacing of some axes alone.
+    """
+    spacing = config.spacing or (like.spacing if like is not None and config.synthetic is None else {})
+    return placed(trained.measured(trained.spacing, trained.unit), told, config, spacing)
+
+
+def tell_contradictions(config: PairsConfig | None, trained: Geometry, told: Told) -> None:
+    """Say so where fast and slow scan, or the configuration, contradict each other."""
+    if config is None:
+        return
+    blank, whole = trained.measured(unit=config.unit), Selection(crop=config.crop)
+    for source in told.values():
+        own = placed(blank, source, whole, {})
+        if set(trained.space) <= set(source.get("spacing", ())) and own.differs(trained):
+            log(f"warning: voxels of the pairs are taken to be {trained.voxel}, those of {source['origin']} are {own.voxel}")
+    places = [source["position"] for source in told.values() if "position" in source]
+    if len(places) == len(told) and places[0] != places[1]:
+        names = " and ".join(source["origin"] for source in told.values())
+        log(f"warning: {names} begin at other places, {places[0]} and {places[1]}")
+
+
+def tell_other_voxels(own: Geometry, trained: Geometry, name: str) -> None:
+    """Say so if a volume's voxels are not of the size that the networks learned on."""
+    if own.differs(trained):
+        log(
+            f"place: warning: volume {name} has voxels of {own.voxel}, the training pairs of {trained.voxel}; networks know what "
+            "they learned in voxels, so structures of another size in voxels are new to them (give `spacing` if a file is wrong)"
+        )
