@@ -37,7 +37,7 @@ dependencies:
 
 # Names on conda-forge where they differ; the -core and -base packages come without dashboards and windows.
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "dask": "dask-core"}
-PIP_ONLY = {"qlty", "tensorstore"}
+PIP_ONLY = {"qlty", "tensorstore", "xxhash"}
 OUTSIDE_CONDA = {"snakemake", "pygments"}
 
 

@@ -1,5 +1,6 @@
 """Other people's arrays, as NPY files or Zarr arrays: opened, checked against each other, read and written block by block."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -185,7 +186,9 @@ class Arrays:
         return {
             name: {
                 "path": str(self.paths[name]),
-                "sha256": stores.digest(array) if isinstance(array, zarr.Array) else file_digest(self.paths[name]),
+                "sha256": stores.digest(array, kind=hashlib.sha256)
+                if isinstance(array, zarr.Array)
+                else file_digest(self.paths[name]),
             }
             for name, array in self.stored.items()
         }
