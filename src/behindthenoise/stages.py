@@ -69,7 +69,7 @@ STAGES: dict[str, Stage] = {
     "check": Stage(
         "refuse what would fail later: too few calibration units, tiles that do not fit",
         (
-            *("calibration", "inference", "regions", "tokens.components", "tokens.count", "volumes"),
+            *("calibration", "inference", "pairs", "regions", "tokens.components", "tokens.count", "volumes"),
             *("training.batch", "training.patch", "training.memory_gb"),
         ),
         ("pairs", "graph"),

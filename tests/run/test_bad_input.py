@@ -315,6 +315,7 @@ def test_what_does_not_fit_together_is_told_by_plan_as_well(folder, capsys):
             "map.npy has 1 channels along y x; the training",
         ),
         ({"clean": {"path": "turned.npy"}}, "noisy.npy has 48 voxels along x, turned.npy has 40"),
+        ({"regions": {"some": {"channel": "Ni", "above": 1}}}, "regions.some.channel is 'Ni'; the pairs have 'Si', 'Fe'"),
         ({"pairs": {"spacing": {"y": 0.5}}}, "spacing gives y; it must give every axis: y x"),
         (
             {"volumes": {"map": {"noisy": {"path": "two.npy", "axes": "channel y x"}, "origin": {"z": 3}}}},

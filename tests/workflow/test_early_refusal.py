@@ -63,6 +63,12 @@ def test_a_missing_file_ends_before_any_job(fresh):
     assert not (fresh.folder / "results").exists()
 
 
+@pytest.mark.parametrize("wrong", [{"spacing": {"y": 0.5}}, {"origin": {"z": 7.0}}], ids=["lacks an axis", "no such axis"])
+def test_a_place_along_the_wrong_axes(fresh, wrong):
+    write(fresh.folder, pairs={**MEASURED["pairs"], **wrong})
+    assert "its axes are y x" in (said := failure(fresh)) or "it must give every axis: y x" in said
+
+
 def test_masked_voxels_count_nowhere(fresh):
     """Two runs whose data differ only under the mask end in the same numbers."""
     mask = np.ones((48, 48), bool)

@@ -34,15 +34,19 @@ rule place:
     input:
         pairs=f"{R}/pairs.json",
         of_pairs=f"{R}/pairs.zarr/zarr.json",
-        volume=f"{R}/volumes/{{volume}}/input.json",
-        of_volume=f"{R}/volumes/{{volume}}/input.zarr/zarr.json",
+        # the field's own is known as soon as the pairs are read
+        of_volume=lambda wildcards: (
+            []
+            if wildcards.volume == "field"
+            else [f"{R}/volumes/{{volume}}/{file}" for file in ("input.json", "input.zarr/zarr.json")]
+        ),
     output:
         geometry=f"{R}/volumes/{{volume}}/geometry.json",
     log:
         f"{LOGS}/place/{{volume}}.log",
     benchmark:
         f"{BENCHMARKS}/place/{{volume}}.tsv"
-    # as `fetch`
+    # before any training, as `fetch`
     priority: 1
     localrule: True
     conda:

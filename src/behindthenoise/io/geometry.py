@@ -90,7 +90,7 @@ def placed(geometry: Geometry, told: Mapping[str, Any], selection: Selection, sp
     SourceError
         If the config names an axis that is not there, or the spacing of some axes alone.
     """
-    _expect_axes(geometry.space, selection.origin, spacing, str(told.get("origin", "the fields")))
+    expect_axes(geometry.space, selection.origin, spacing, str(told.get("origin", "the fields")))
     sizes, unit = _sizes(geometry, told, spacing)
     places = {**_positions(told, unit), **selection.origin}
     return replace(
@@ -101,7 +101,15 @@ def placed(geometry: Geometry, told: Mapping[str, Any], selection: Selection, sp
     ).cropped(selection.crop)
 
 
-def _expect_axes(space: Sequence[str], origin: Mapping[Any, float], spacing: Mapping[Any, float], where: str) -> None:
+def expect_axes(space: Sequence[str], origin: Mapping[Any, float], spacing: Mapping[Any, float], where: str = "the fields") -> None:
+    """
+    Nothing, if the config places axes that there are, and gives a size along all of them or none.
+
+    Raises
+    ------
+    SourceError
+        Names the axis and those that there are.
+    """
     for key, given in (("spacing", spacing), ("origin", origin)):
         for axis in given:
             if axis not in space:

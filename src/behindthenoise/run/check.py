@@ -5,7 +5,15 @@ from math import inf, prod
 from pathlib import Path
 from typing import Any
 
-from behindthenoise.config import CalibrationConfig, InferenceConfig, RegionConfig, TokensConfig, TrainingConfig
+from behindthenoise.config import (
+    CalibrationConfig,
+    InferenceConfig,
+    PairsConfig,
+    RegionConfig,
+    TokensConfig,
+    TrainingConfig,
+    VolumeConfig,
+)
 from behindthenoise.core import memory, patches
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.calibration.dependence import SMALLEST_EDGE
@@ -14,6 +22,7 @@ from behindthenoise.core.calibration.thresholds import expect_feasible
 from behindthenoise.core.calibration.thresholds import kind_of as score_kind
 from behindthenoise.core.calibration.units import Units, kind_of
 from behindthenoise.errors import ConfigError, MemoryLimitError
+from behindthenoise.io.geometry import expect_axes
 from behindthenoise.io.record import log, read_json
 from behindthenoise.run.architectures import read_architecture
 from behindthenoise.stages import Spec
@@ -29,6 +38,10 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     for channel, (least, largest) in zip(facts["channels"], facts["clean_range"], strict=True):
         expect_support(config.support, channel, least, largest)
     expect_channels(spec.get("regions", dict[str, RegionConfig]), facts["channels"])
+    like = spec.find("pairs", PairsConfig)
+    places: list[PairsConfig | VolumeConfig] = [*spec.get("volumes", dict[str, VolumeConfig]).values(), *([like] if like else [])]
+    for place in places:
+        expect_axes(facts["space"], place.origin, place.spacing)
     inference = spec.get("inference", InferenceConfig)
     expect_voxels(spec.part("tokens", TokensConfig).least, facts["voxels"]["train"])
     # volumes may be larger than the field of the pairs, and then a tile is not cut at its end

@@ -17,7 +17,7 @@ from behindthenoise.core.network import Network
 from behindthenoise.core.training import Training
 from behindthenoise.io.geometry import told_by
 from behindthenoise.io.volumes import STATISTICS
-from behindthenoise.run import fetch, ingest, place
+from behindthenoise.run import check, fetch, ingest, place
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run.train import accelerate
 
@@ -64,6 +64,7 @@ def fields(config: Config) -> Iterator[Field]:
     else:
         assert config.synthetic is not None
         axes, own, told = ingest.generated_axes(config.synthetic), config.synthetic.shape, {}
+    check.expect_channels(config.regions, axes.channels)
     trained, count = place.of_pairs(config.pairs, axes, told), len(axes.channels)
     yield Field("field", tuple(own), count)
     for name, volume in config.volumes.items():

@@ -67,6 +67,7 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
             "shape": list(pairs.shape),
             "images": noisy.shape[0],
             "scans": noisy.shape[1],
+            "space": list(axes.space),
             "channels": list(axes.channels),
             "voxels": counts,
             "units": units,
