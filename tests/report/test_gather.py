@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from behindthenoise.io.geometry import Geometry
 from behindthenoise.report.content import Content
 from behindthenoise.run import gather
 from behindthenoise.run.evaluate import TABLES
@@ -105,3 +106,9 @@ def test_what_must_be_known_before_use_is_passed_on():
         ["c"],
         ["token"],
     ]
+
+
+def test_a_plane_is_told_by_where_it_lies():
+    geometry = Geometry(("z", "y", "x"), ("Fe",), "counts", (2.5, 1.0, 1.0), "micrometer", (100.0, 0.0, 0.0))
+    assert gather.position_of(geometry, (2,), (4, 7, 9)) == ", z = 105 micrometer (slice 3 of 4)"
+    assert gather.position_of(geometry, (), (7, 9)) == ""

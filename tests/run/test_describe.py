@@ -64,6 +64,7 @@ def test_a_token_is_described_by_what_its_voxels_hold(case):
         assert row["voxels"] == inside.sum()
         assert row["share"] == pytest.approx(inside.sum() / (tokens > 0).sum())
         assert row["size"] == pytest.approx(inside.sum() * np.prod(geometry.spacing))
+        assert row["unit"] == "micrometer"
         for position, channel in enumerate(geometry.channels):
             assert row[f"mean_{channel}"] == pytest.approx(bands[4 * position + 1][inside].mean(), rel=1e-5)
             assert row[f"spread_{channel}"] == pytest.approx(bands[4 * position + 1][inside].std(), rel=1e-4)
@@ -99,6 +100,7 @@ def test_classes_join_tokens_and_their_regions_are_connected(case):
     for row in regions[:5]:
         inside = stored == row["region"]
         assert inside.sum() == row["voxels"]
+        assert (row["size"], row["unit"]) == (pytest.approx(inside.sum() * np.prod(geometry.spacing)), "micrometer")
         assert np.isin(tokens[inside], CLASSES[row["class"]]).all()
         for axis, name in enumerate(geometry.space):
             places = np.nonzero(inside)[axis]

@@ -23,7 +23,7 @@ class Slice:
     name
         Short name, unique in a report; figures are called after it.
     title
-        What is shown, for a heading, e.g. `large_map, z = 31 of 64`.
+        What is shown, for a heading, e.g. `large_map, z = 3.5 micrometer (slice 32 of 64)`.
     channel_names
         One name per channel.
     value_unit

@@ -80,7 +80,7 @@ def described(group: zarr.Group, name: str, geometry: Geometry) -> list[Row]:
     rows: list[Row] = []
     for voxels, values, others in zip(sums.voxels.tolist(), sums.values, touching, strict=True):
         mean = dict(zip(names_of(geometry.channels), values / voxels if voxels else values * np.nan, strict=True))
-        row: Row = {"voxels": voxels, "size": voxels * float(np.prod(geometry.spacing))}
+        row: Row = {"voxels": voxels, "size": voxels * float(np.prod(geometry.spacing)), "unit": geometry.unit}
         for channel in geometry.channels:
             middle = float(mean[f"mean_{channel}"])
             row |= {
@@ -151,6 +151,7 @@ def regions_of(group: zarr.Group, classes: Sequence[str], geometry: Geometry, fo
                 "region": region + 1,
                 "voxels": voxels,
                 "size": voxels * float(spacing.prod()),
+                "unit": geometry.unit,
                 **{
                     f"{what}_{axis}": float(value)
                     for what, values in places.items()

@@ -111,12 +111,9 @@ def cut(name: str, finished: Path, pairs: Pairs, placed: Mapping[str, Geometry])
     if name == "field":
         arrays["clean"] = pairs.clean[shown_image(pairs.split)][(slice(None), *where)]
         arrays["role"] = pairs.split.role[shown_image(pairs.split)][where]
-    position = "".join(
-        f", {axis} = {index} of {size}" for axis, index, size in zip(geometry.space, plane, given.shape, strict=False)
-    )
     meta = {
         "name": name,
-        "title": f"{name}{position}",
+        "title": f"{name}{position_of(geometry, plane, given.shape)}",
         "channel_names": geometry.channels,
         "value_unit": geometry.value_unit,
         "length_unit": geometry.unit,
@@ -127,6 +124,15 @@ def cut(name: str, finished: Path, pairs: Pairs, placed: Mapping[str, Geometry])
         "explained": group[EMBEDDING].attrs["explained"],
     }
     return meta, arrays
+
+
+def position_of(geometry: Geometry, plane: Sequence[int], shape: Sequence[int]) -> str:
+    """Where a plane lies along the axes before its own, in words; nothing of a 2D field."""
+    axes = zip(geometry.space, geometry.origin, geometry.spacing, plane, shape, strict=False)
+    return "".join(
+        f", {axis} = {start + step * index:g} {geometry.unit} (slice {index + 1} of {size})"
+        for axis, start, step, index, size in axes
+    )
 
 
 def colours_of(group: zarr.Group) -> list[str]:
