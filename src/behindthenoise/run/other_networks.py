@@ -8,8 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
-from math import inf, prod
+from math import inf
 from os import W_OK, access
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,7 +17,7 @@ from zipfile import BadZipFile
 from zlib import error as ZlibError
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from pydantic import ValidationError
 
 from behindthenoise import __version__
@@ -26,27 +25,27 @@ from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration import certificate as words
 from behindthenoise.core.calibration import scores, shift, survey
 from behindthenoise.core.calibration.constants import FLOOR
-from behindthenoise.core.calibration.dependence import SMALLEST_EDGE, block_edge, equal_units
+from behindthenoise.core.calibration.dependence import block_edge, equal_units
 from behindthenoise.core.calibration.groups import Groups, Merging
 from behindthenoise.core.calibration.guarantees import GUARANTEES
 from behindthenoise.core.calibration.histogram import Histogram, Tally, merged
 from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.selection import Chunks
-from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, expect_feasible, merging_of
+from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, merging_of
 from behindthenoise.core.calibration.thresholds import kind_of as score_kind
-from behindthenoise.core.calibration.units import Box, Kind, Units, box_around, kind_of
+from behindthenoise.core.calibration.units import Box, Units, kind_of
 from behindthenoise.errors import BehindTheNoiseError, CalibrationError, ConfigError, SourceError
 from behindthenoise.io import tables
 from behindthenoise.io.record import file_digest, log, read_json, write_json
+from behindthenoise.run import array_checks
 from behindthenoise.run import scored as counts_on_disk
 from behindthenoise.run import thresholds as thresholds_on_disk
-from behindthenoise.run.arrays import KINDS, QUANTILES, Arrays, Voxels, regions, single, writer
+from behindthenoise.run.array_checks import Content
+from behindthenoise.run.arrays import QUANTILES, Arrays, Voxels, regions, single, writer
 from behindthenoise.run.scored import Cell, Scored
 
 LEVELS = tuple(range(1, 100))  # percent
 SIDES = {1: ("both",), 2: ("below", "above")}
-MOST_TOKENS = 255
-LARGEST = float(np.finfo(np.float32).max)
 # What thresholds and levels are read from; the certificate has their digests.
 COUNTS, THRESHOLDS, CERTIFICATE = "scores.npz", "thresholds.json", "certificate.json"
 # What libraries raise when a file is not what it should be.
@@ -79,36 +78,6 @@ class Options:
     axes: str | None = None
     floor: float | None = None
     spread_weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Content:
-    """
-    What one reading of the arrays finds.
-
-    Attributes
-    ----------
-    boxes
-        For every image, the box around its voxels that are not masked; None where it has none.
-    voxels
-        Their number.
-    range
-        Least and largest truth.
-    crossed, exact
-        Voxels whose quantiles do not rise, and those whose quantiles all are the truth.
-    tokens
-        Largest token; None without tokens.
-    rounded
-        Arrays with numbers that float32 does not hold.
-    """
-
-    boxes: list[Box | None]
-    voxels: int
-    range: tuple[float, float]
-    crossed: int
-    exact: int
-    tokens: int | None
-    rounded: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,12 +154,12 @@ def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
     expect_no_file(out)
     arrays = Arrays.open(paths).with_axes(options.axes)
     config = options.config.model_copy(update={"groups": ("token",) if "tokens" in arrays.stored else ()})
-    expect_spread(score_kind(config.score, ""), arrays)
-    content = inspect(arrays)
-    expect_support(config, arrays, content)
+    array_checks.expect_spread(score_kind(config.score, ""), arrays)
+    content = array_checks.inspect(arrays)
+    array_checks.expect_support(config, arrays, content)
     kind = kind_of(sum(box is not None for box in content.boxes), config.unit)
-    expect_block(config, kind, content)
-    expect_units(config, kind, content)
+    array_checks.expect_block(config, kind, content)
+    array_checks.expect_units(config, kind, content)
     rules = fix(options, arrays, content)
     expect_writable(out)
     counts, units = count(config, arrays, rules, content)
@@ -236,8 +205,8 @@ def apply(folder: Path, paths: Paths, out: Path) -> list[Path]:
         calibration, _ = thresholds_on_disk.read(folder / THRESHOLDS)
         (score,), (groups,), (thresholds,) = calibration.scores, calibration.groups, calibration.thresholds
     arrays = Arrays.open(paths)
-    expect_spread(score.kind, arrays)
-    expect_tokens(groups.tokens, arrays)
+    array_checks.expect_spread(score.kind, arrays)
+    array_checks.expect_tokens(groups.tokens, arrays)
     found = noticed(arrays, made, thresholds)
     like = arrays.stored["lower"]
     suffix = ".zarr" if arrays.paths["lower"].is_dir() else ".npy"
@@ -318,157 +287,6 @@ def expect_writable(out: Path) -> None:
         raise ConfigError(f"folder {out} cannot be written ({problem.strerror}); name another --out") from problem
 
 
-def inspect(arrays: Arrays) -> Content:
-    """
-    Read all arrays once.
-
-    Raises
-    ------
-    SourceError
-        If all voxels are masked, or one that is not holds no number or no token.
-    """
-    boxes: list[Box | None] = [None] * arrays.shape[0]
-    voxels = crossed = exact = tokens = 0
-    rounded: set[str] = set()
-    least, largest = inf, -inf
-    for piece in arrays.voxels():
-        expect_numbers(arrays, piece)
-        if not piece.chosen.any():
-            continue
-        image, *start = piece.corner.tolist()
-        for index, chosen in enumerate(piece.chosen, image):
-            boxes[index] = _around(boxes[index], box_around(chosen), start)
-        lower, median, upper = piece.quantiles
-        truth = piece.values["truth"]
-        voxels += truth.size
-        crossed += int(np.count_nonzero((lower > median) | (median > upper)))
-        exact += int(np.count_nonzero((lower == truth) & (median == truth) & (upper == truth)))
-        rounded |= {name for name in piece.values if name not in rounded and piece.rounded(name).any()}
-        least, largest = float(truth.min(initial=least)), float(truth.max(initial=largest))
-        tokens = int(piece.values["tokens"].max(initial=tokens)) if "tokens" in piece.values else 0
-    if not voxels:
-        raise SourceError(
-            f"--mask {arrays.paths['mask']} is 0 everywhere, so that nothing calibrates; it must be 1 where voxels count"
-        )
-    largest_token = tokens if "tokens" in arrays.stored else None
-    return Content(boxes, voxels, (least, largest), crossed, exact, largest_token, _options(rounded))
-
-
-def expect_numbers(arrays: Arrays, piece: Voxels) -> None:
-    """
-    Refuse voxels that calibrate and have no number or no token.
-
-    Raises
-    ------
-    SourceError
-        Names the array and the first such voxel.
-    """
-    for name in piece.values:
-        found = chain(faults(piece, name), gaps(piece, name))
-        expect_none(arrays, name, piece, found, "leave them out by a --mask that is 0 there")
-
-
-def faults(piece: Voxels, name: str) -> Iterator[tuple[Bool[np.ndarray, " n"], str]]:
-    """Voxels with a number that nothing can be computed from, and why."""
-    given, values = piece.given[name], piece.values[name]
-    yield np.isinf(values) & np.isfinite(given), f"which is too large for float32 (at most {LARGEST:.2g})"
-    if name == "spread":
-        yield values < 0, "and a standard deviation is 0 or more"
-
-
-def gaps(piece: Voxels, name: str) -> Iterator[tuple[Bool[np.ndarray, " n"], str]]:
-    """Voxels without a number or a token, and why."""
-    values = piece.values[name]
-    if name == "tokens":
-        yield (values < 1) | (values > MOST_TOKENS), f"and tokens are counted from 1 to {MOST_TOKENS}"
-    else:
-        yield ~np.isfinite(values), "which is no number"
-
-
-def expect_none(arrays: Arrays, name: str, piece: Voxels, found: Iterable[tuple[Bool[np.ndarray, " n"], str]], cure: str) -> None:
-    """
-    Nothing, if no voxel was found.
-
-    Raises
-    ------
-    SourceError
-        Names the array, the first voxel and what else than mending it will do.
-    """
-    for wrong, why in found:
-        if wrong.any():
-            first = int(np.flatnonzero(wrong)[0])
-            place = np.argwhere(piece.chosen)[first] + piece.corner
-            where = ", ".join(map(str, place[-len(arrays.stored[name].shape) :].tolist()))
-            raise SourceError(
-                f"--{name} {arrays.paths[name]} holds {piece.given[name][first]} at [{where}], {why}; mend such voxels, or {cure}"
-            )
-
-
-def expect_support(config: CalibrationConfig, arrays: Arrays, content: Content) -> None:
-    """
-    Nothing, if the truth lies inside the support, where intervals are cut off.
-
-    Raises
-    ------
-    CalibrationError
-        Names the range of the truth.
-    """
-    try:
-        scores.expect_support(config.support, "truth", *content.range)
-    except CalibrationError as problem:
-        (least, largest), ends = content.range, ("null" if end is None else f"{end:g}" for end in config.support)
-        raise CalibrationError(
-            f"--truth {arrays.paths['truth']} holds {least:g} to {largest:g}, and --support is {' '.join(ends)}; intervals are cut "
-            "there and would miss what lies outside; widen --support, or use null"
-        ) from problem
-
-
-def expect_block(config: CalibrationConfig, kind: Kind, content: Content) -> None:
-    """
-    Nothing, if a block fits into an image at least along its longest axis.
-
-    Raises
-    ------
-    ConfigError
-        Says how large it may be.
-    """
-    longest = max(part.stop - part.start for box in content.boxes if box is not None for part in box)
-    if kind == "block" and config.block != "auto" and config.block > longest:
-        raise ConfigError(
-            f"--block {config.block} is larger than what calibrates, whose longest axis has {longest} voxels; use at most {longest}"
-        )
-
-
-def expect_spread(kind: scores.Kind, arrays: Arrays) -> None:
-    """
-    Refuse a spread without a use, and the need of one that is not there.
-
-    Raises
-    ------
-    ConfigError
-        If the score and the arrays do not fit.
-    """
-    if (kind == "ensemble") != ("spread" in arrays.stored):
-        given = "was given" if "spread" in arrays.stored else "is missing"
-        raise ConfigError(f"--spread {given}, and the score is {kind!r}; the score 'ensemble', and no other, divides by it")
-
-
-def expect_tokens(count: int | None, arrays: Arrays) -> None:
-    """
-    Refuse tokens without a use, and the need of some that are not there.
-
-    Raises
-    ------
-    ConfigError
-        If there are tokens on one side only.
-    """
-    if (count is None) == ("tokens" in arrays.stored):
-        given = "was given" if count is None else "is missing"
-        raise ConfigError(
-            f"--tokens {given}, and the calibration was made {'without' if count is None else 'with'} tokens; do the same"
-        )
-
-
 def noticed(arrays: Arrays, made: Certified, thresholds: Float32[np.ndarray, " side group"]) -> list[str]:
     """
     What is to be said of new predictions.
@@ -479,9 +297,9 @@ def noticed(arrays: Arrays, made: Certified, thresholds: Float32[np.ndarray, " s
         If they hold something that no interval can be computed from.
     """
     found = []
-    if rounded := rounded_in(arrays):
+    if rounded := array_checks.rounded_in(arrays):
         found.append(words.rounded(rounded))
-    new = tokens_in(arrays, thresholds.shape[1]) if "tokens" in arrays.stored else set()
+    new = array_checks.tokens_in(arrays, thresholds.shape[1]) if "tokens" in arrays.stored else set()
     for token in sorted(new.intersection(made.unseen)):
         own = " and ".join(f"{value:.6g}" for value in thresholds[:, token - 1])
         found.append(
@@ -489,65 +307,6 @@ def noticed(arrays: Arrays, made: Certified, thresholds: Float32[np.ndarray, " s
             f"{CERTIFICATE} names them), and nothing is promised for it"
         )
     return found
-
-
-def rounded_in(arrays: Arrays) -> tuple[str, ...]:
-    """
-    Options whose arrays hold numbers that float32 does not.
-
-    Raises
-    ------
-    SourceError
-        If it cannot hold one of them at all, or a spread is negative; names the first such voxel.
-    """
-    found = set()
-    for name, array in arrays.stored.items():
-        if name == "tokens" or (name != "spread" and np.can_cast(array.dtype, np.float32)):
-            continue
-        for piece in arrays.only(name).voxels():
-            expect_none(arrays, name, piece, faults(piece, name), "make them NaN, which gets no interval")
-            if name not in found and piece.rounded(name).any():
-                found.add(name)
-    return _options(found)
-
-
-def tokens_in(arrays: Arrays, count: int) -> set[int]:
-    """
-    Tokens that occur, and 0 where a voxel has none.
-
-    Raises
-    ------
-    ConfigError
-        If there are others than the calibration knows.
-    """
-    least, largest, seen = inf, -inf, np.zeros(count + 1, np.int64)
-    for piece in arrays.only("tokens").voxels():
-        tokens = piece.values["tokens"]
-        least, largest = min(least, int(tokens.min())), max(largest, int(tokens.max()))
-        seen += np.bincount(np.clip(tokens, 0, count).astype(np.int64), minlength=count + 1)
-    if least < 0 or largest > count:
-        raise ConfigError(
-            f"--tokens {arrays.paths['tokens']} holds {least} to {largest}, and the calibration knows 1 to {count}; "
-            "use the same tokens, and 0 where there is none"
-        )
-    return set(np.flatnonzero(seen).tolist())
-
-
-def expect_units(config: CalibrationConfig, kind: Kind, content: Content) -> None:
-    """
-    Nothing, if so many units could carry the guarantee at best: when they all look alike.
-
-    Raises
-    ------
-    CalibrationError
-        Says how many it takes.
-    """
-    present = [box for box in content.boxes if box is not None]
-    edge = SMALLEST_EDGE if config.block == "auto" else config.block
-    units = len(present) if kind == "image" else len(present) * prod(Units.of(kind, edge, content.boxes).grid)
-    sides = Score(score_kind(config.score, ""), floor=1.0).sides
-    effective = inf if kind == "block" and config.unit == "auto" else None
-    expect_feasible(config, sides, units, content.voxels, effective, kind)
 
 
 def fix(options: Options, arrays: Arrays, content: Content) -> Rules:
@@ -780,21 +539,6 @@ def _interval(
         spread = single(block["spread"][piece]) if "spread" in block else None
         low[piece], high[piece] = scores.apply(score, quantiles, own, support, spread)
     return low, high
-
-
-def _options(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of arrays as options, in one order."""
-    return tuple(f"--{name}" for name in KINDS if name in set(names))
-
-
-def _around(box: Box | None, other: Box | None, start: Sequence[int]) -> Box | None:
-    """The box around one, and another that is counted from a corner."""
-    if other is None:
-        return box
-    moved = tuple(slice(part.start + shift, part.stop + shift) for part, shift in zip(other, start, strict=True))
-    if box is None:
-        return moved
-    return tuple(slice(min(one.start, two.start), max(one.stop, two.stop)) for one, two in zip(box, moved, strict=True))
 
 
 def _floor(arrays: Arrays) -> float:
