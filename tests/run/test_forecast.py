@@ -34,7 +34,7 @@ def write(tmp_path):
 
 def test_tiles_shards_memory_and_storage_are_said(write, capsys):
     assert main(["plan", str(write())]) == 0
-    training, field, large = capsys.readouterr().out.strip().split("\n\n")
+    training, field, large, besides = capsys.readouterr().out.strip().split("\n\n")
     assert training.startswith("training: 5 members, each 7 steps of 4 patches of 40 x 48\n")
     assert re.search(r"a member on this (cpu|cuda) with 1 thread, [\d.]+ (s|minutes|hours) for all", training)
     assert field.startswith("volume field: 40 x 48 voxels, channels 2\n  1 tile of 40 x 48, halo")
@@ -43,6 +43,9 @@ def test_tiles_shards_memory_and_storage_are_said(write, capsys):
     # 30000 voxels of two channels; four values of each and six components; four statistics of each and a token
     assert "input 0.24 MB, raw results 1.32 MB, finished volume 1.14 MB" in large
     assert float(re.search(r"at most ([\d.]+) GB of 2 GB", large)[1]) < 2
+    # ingest, average, embed, tokenize, label, survey, score, calibrate, evaluate, gather, report; 3 of each of 5 members; of both
+    # volumes fetch, place, plan, 3 infer, finish, compare, describe
+    assert re.match(rf"besides: {11 + 3 * 5 + 2 * 9} jobs in all, of which each takes about [\d.]+ s to start: ", besides)
     assert re.search(r"5 networks take [\d.e+-]+ s for a million voxels on this (cpu|cuda)", large)
 
 

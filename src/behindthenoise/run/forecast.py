@@ -1,5 +1,7 @@
 """The command `btn plan`: what training and the volumes of a configuration will cost, before anything is trained."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from behindthenoise.io.geometry import told_by
 from behindthenoise.io.volumes import STATISTICS
 from behindthenoise.run import check, fetch, ingest, place
 from behindthenoise.run import networks as on_disk
+from behindthenoise.run.status import jobs_of
 from behindthenoise.run.train import accelerate
 
 STEPS_TIMED = 3  # after a first one, which allocates
@@ -36,7 +39,7 @@ class Field:
 
 def plan(path: Path) -> str:
     """
-    Time of training, and tiles, memory, storage and time of every volume, in words.
+    Time of training, tiles, memory, storage and time of every volume, and what the workflow itself takes, in words.
 
     Raises
     ------
@@ -47,7 +50,24 @@ def plan(path: Path) -> str:
     every = list(fields(config))
     drawn = drawn_of(config, every[0])
     blocks = [training(config, drawn, every[0]), *(described(config, drawn, field) for field in every)]
-    return "\n\n".join("\n".join(block) for block in blocks)
+    return "\n\n".join("\n".join(block) for block in [*blocks, besides(config)])
+
+
+def besides(config: Config) -> Iterator[str]:
+    """What the workflow costs however little there is to compute."""
+    count, seconds = sum(map(len, jobs_of(config).values())), seconds_of_start()
+    yield (
+        f"besides: {_count(count, 'job')} in all, of which each takes about {seconds:.2g} s to start: "
+        f"{_duration(count * seconds)} on one core"
+    )
+    yield "  steps that run no network read the pairs and volumes again, some seconds for each million values (docs/clusters.md)"
+
+
+def seconds_of_start() -> float:
+    """Seconds that a job takes before it computes anything."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import behindthenoise.run.predict"], check=True)
+    return time.perf_counter() - start
 
 
 def drawn_of(config: Config, field: Field) -> list[Architecture]:
