@@ -63,6 +63,15 @@ def test_a_missing_file_ends_before_any_job(fresh):
     assert not (fresh.folder / "results").exists()
 
 
+def test_the_last_of_several_volumes_holds_no_numbers(fresh):
+    names = ("one", "two", "three")
+    volumes = {name: {"noisy": {"path": f"{name}.npy", "axes": "channel y x"}} for name in names}
+    write(fresh.folder, volumes=volumes, ensemble={"size": 4})
+    for name in names:
+        np.save(fresh.folder / f"{name}.npy", np.full((1, 60, 60), np.nan if name == "three" else 1.0, np.float32))
+    assert "volume 'three' has 3600 voxels that are NaN or infinite; give volumes.three.mask" in failure(fresh)
+
+
 @pytest.mark.parametrize("wrong", [{"spacing": {"y": 0.5}}, {"origin": {"z": 7.0}}], ids=["lacks an axis", "no such axis"])
 def test_a_place_along_the_wrong_axes(fresh, wrong):
     write(fresh.folder, pairs={**MEASURED["pairs"], **wrong})

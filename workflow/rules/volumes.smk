@@ -13,11 +13,12 @@ rule fetch:
         f"{LOGS}/fetch/{{volume}}.log",
     benchmark:
         f"{BENCHMARKS}/fetch/{{volume}}.tsv"
-    # before any training: a volume that must be refused is refused early
+    # before any training: a volume that must be refused is refused early; where it asked for several threads, trainings of one
+    # would always find a free core first
     priority: 1
     conda:
         "../../envs/behindthenoise.yaml"
-    threads: PASS_THREADS
+    threads: 1
     resources:
         **needs("fetch"),
     params:
