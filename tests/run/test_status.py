@@ -52,7 +52,7 @@ def train(folder, member, *, seconds, memory):
 def test_an_untouched_folder_has_everything_before_it(folder):
     shown = shown_status()
     assert [cell.strip() for cell in row_of("train")] == ["train", "0 of 3", "3"]
-    assert "0 of 38 jobs are done, 0 B on disk" in shown
+    assert "0 of 40 jobs are done, 0 B on disk" in shown
     assert "Snakemake is not at work here" in shown
 
 

@@ -124,7 +124,7 @@ NETWORK_RULES = ("train", "predict", "infer")
 def test_two_changes_run_what_each_of_them_runs(changed):
     changed.configure(ensemble={"size": 1}, calibration={"coverage": 0.8})
     every = set(changed.plan("--forceall"))
-    assert set(changed.plan()) == every - {"ingest", "fetch", "wire", "train", "predict"}
+    assert set(changed.plan()) == every - {"ingest", "fetch", "place", "wire", "train", "predict"}
 
 
 def test_one_volume_more_reads_and_infers_that_volume_alone(changed):
@@ -147,7 +147,7 @@ def test_tokens_that_are_fitted_on_a_volume_as_well_wait_for_it(fresh):
 
 def test_to_fit_tokens_on_a_volume_as_well_trains_nothing(changed):
     changed.configure(**FITTED_ON_WIDE)
-    assert set(changed.plan()) == set(changed.plan("--forceall")) - {"ingest", "fetch", "wire", "train", "plan"}
+    assert set(changed.plan()) == set(changed.plan("--forceall")) - {"ingest", "fetch", "place", "wire", "train", "plan"}
     changed.finish("results/tiny/volumes/wide/finish.json")
     samples = [dict(np.load(path)) for path in sorted(changed.results.glob("members/*/latents.npz"))]
     voxels = samples[0]["voxels"]
@@ -178,13 +178,14 @@ def networks_results(workflow, rule):
     return list(workflow.results.glob(patterns[rule]))
 
 
-def test_pairs_open_in_xarray_with_names_and_units(finished):
+def test_pairs_open_in_xarray_with_names_and_their_places_lie_beside_them(finished):
     pairs = xr.open_zarr(finished.results / "pairs.zarr", consolidated=False)
     assert pairs["noisy"].dims == ("image", "scan", "channel", "y", "x")
     assert pairs["clean"].dims == ("image", "channel", "y", "x")
     assert pairs["clean"].attrs["units"] == "level"
-    assert pairs["y"].attrs["units"] == "pixel"
     assert list(pairs["channel"].values) == ["channel 0"]
+    place = json.loads((finished.results / "volumes/field/geometry.json").read_text())
+    assert (place["space"], place["spacing"], place["origin"], place["unit"]) == (["y", "x"], [1, 1], [0, 0], "pixel")
 
 
 def test_scale_constants_come_from_training_voxels_alone(finished):
