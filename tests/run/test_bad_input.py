@@ -305,6 +305,22 @@ def test_generated_pairs_and_a_measured_volume(folder):
     assert found["noisy"].values[:, 0, 0].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pairs": {"spacing": {"y": 0.5}}}, "spacing gives y; it must give every axis: y x"),
+        ({"pairs": {"origin": {"z": 7}}}, "origin of z does not fit the fields; its axes are y x"),
+        (
+            {"volumes": {"map": {"noisy": {"path": "clean.npy", "axes": "channel y x"}, "spacing": {"z": 1, "y": 1, "x": 1}}}},
+            "spacing of z does not fit the fields; its axes are y x",
+        ),
+    ],
+)
+def test_places_along_the_wrong_axes_are_refused_by_the_check_as_well(folder, capsys, changes, message):
+    assert check(configure(**changes)) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_what_does_not_fit_together_is_told_by_plan_as_well(folder, capsys):
     np.save("map.npy", np.zeros((1, 60, 60), np.float32))
     np.save("turned.npy", np.zeros((2, 48, 40), np.float32))

@@ -55,7 +55,7 @@ def of_volume(config: VolumeConfig, like: PairsConfig | None, trained: Geometry,
     SourceError
         If the config names an axis that is not there, or the spacing of some axes alone.
     """
-    spacing = config.spacing or (like.spacing if like is not None and config.synthetic is None else {})
+    spacing = config.spacing or (like.spacing if like is not None else {})
     return placed(trained.measured(trained.spacing, trained.unit), told, config, spacing)
 
 
