@@ -80,7 +80,7 @@ def read(path: Path) -> Pairs:
         mask=loaded["mask"].to_numpy().astype(bool),
         split=Split(role, unit),
         scale=_parse_scale(loaded.attrs["scale"]),
-        axes=parse_axes(loaded.attrs["axes"], path),
+        axes=parse_axes(loaded.attrs.get("axes"), path),
         gap=loaded.attrs["gap"],
         told=loaded.attrs["told"],
     )
