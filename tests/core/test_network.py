@@ -138,8 +138,8 @@ def expect_equal_with_gradients(network, noisy):
         random = torch.Generator().manual_seed(2)
         total = sum((result * torch.randn(result.shape, generator=random)).sum() for result in (quantiles, latent))
         results += [quantiles, latent, *torch.autograd.grad(total, [values, *network.parameters()])]
-    # a gradient far smaller than others is what is left of sums like them: it has no more digits than theirs in float32 leave it
-    left = max(float(gradient.abs().max()) for gradient in expected[2:]) / 100
+    # a gradient far smaller than others is what is left of sums like them: eight last digits of theirs, 1e-6, are what it may lack
+    left = max(float(gradient.abs().max()) for gradient in expected[2:]) / 10
     for index, (one, other) in enumerate(zip(found, expected, strict=True)):
         scale = max(float(other.detach().abs().max()), 1e-3, left if index >= 2 else 0)
         torch.testing.assert_close(one.double() / scale, other.double() / scale, rtol=0, atol=1e-5)
@@ -157,6 +157,7 @@ def test_the_fused_network_equals_the_edge_by_edge_one_with_all_gradients(ndim, 
 
 @given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from(["node", "edge"]), st.booleans())
 @example(185, 5, "edge", False)  # one bias has a gradient of a 2700th of the largest
+@example(3954, 11, "node", True)  # one bias has a gradient of a 148th of the largest, and lacks the last digit of that one
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 def test_any_fused_network_equals_the_edge_by_edge_one(seed, depth, dilation_by, input_output):
     config = NetworkConfig(depth=depth, width=(1, 2), dilation_by=dilation_by, input_output=input_output, latent=2, head=3)
