@@ -9,11 +9,13 @@ import tifffile
 import xarray as xr
 import yaml
 import zarr
+from scipy.ndimage import gaussian_filter
 
 from behindthenoise import config as settings
 from behindthenoise.cli import main
 from behindthenoise.errors import ConfigError
 from behindthenoise.io.geometry import read_geometry
+from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.stages import specification
 
 SHAPE = (48, 48)
@@ -382,6 +384,36 @@ def test_fast_and_slow_scans_at_unlike_places_are_noted(folder, capsys):
     assert ingest(config) == 0
     place(config, "field")
     assert "noisy.ome.zarr::0 and clean.ome.zarr::0 begin at other places" in capsys.readouterr().err
+
+
+def test_a_scan_that_is_displaced_is_told(folder, capsys):
+    random = np.random.default_rng(0)
+    field = gaussian_filter(random.normal(size=(2, 200, 200)), (0, 1.5, 1.5)).astype(np.float32)
+    fast = [np.roll(field, by, axis=(1, 2)) + random.normal(0, 0.2, field.shape) for by in ((0, 0), (-1, 2))]
+    np.save("noisy.npy", np.array(fast, np.float32))
+    np.save("clean.npy", field)
+    assert ingest(configure()) == 0
+    said = capsys.readouterr().err
+    (found,) = re.findall(r"warning: displaced: (the slow scan against scan 1 by y (\S+) ± 0.0\d, x (\S+) ± 0.0\d voxels)\n", said)
+    assert [float(by) for by in found[1:]] == pytest.approx([1, -2], abs=0.1)
+    assert store_of_pairs.read(Path("pairs.zarr")).displaced == [found[0]]
+
+
+def test_images_of_many_are_displaced_by_themselves(folder, capsys):
+    random = np.random.default_rng(0)
+    field = gaussian_filter(random.normal(size=(4, 2, 200, 200)), (0, 0, 1.5, 1.5)).astype(np.float32)
+    fast = field + random.normal(0, 0.2, field.shape)
+    fast[2] = np.roll(fast[2], 3, axis=1)
+    np.save("noisy.npy", fast.astype(np.float32))
+    np.save("clean.npy", field)
+    axes = {"axes": "image channel y x"}
+    assert ingest(configure(noisy=axes, clean=axes)) == 0
+    assert "warning: displaced: the slow scan against scan 0 of image 2 by y -3.0" in capsys.readouterr().err
+
+
+def test_scans_that_lie_on_each_other_are_no_reason_for_a_warning(folder, capsys):
+    assert ingest(configure()) == 0
+    assert "ingest: no scan seems displaced by half a voxel or more" in capsys.readouterr().err
 
 
 def test_a_volume_of_one_slice_and_one_time_fits_images(folder):

@@ -202,6 +202,8 @@ class Content:
         That of the first member; None leaves its picture out.
     regions
         Lists of regions where to measure again.
+    displaced
+        Which scans do not lie on each other, and by how much, in words.
     """
 
     dataset: str
@@ -228,3 +230,4 @@ class Content:
     config_text: str
     architecture: Architecture | None = None
     regions: tuple[RegionList, ...] = ()
+    displaced: Sequence[str] = ()

@@ -78,6 +78,7 @@ def run(
             "tokens": {path.parent.name: tables.read(path) for path in descriptions}["field"],
             "token_colours": colours_of(stores.open_group(finished["field"])),
             "stability": tables.read(stability),
+            "displaced": list(loaded.displaced),
             "regions": [{**found, "name": path.stem} for found, path in zip(lists, regions, strict=True)],
             "slices": metas,
             # in the order of the slices

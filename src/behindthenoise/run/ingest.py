@@ -20,6 +20,7 @@ from behindthenoise.io.geometry import Axes, told_by
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.stores import metadata_digest
 from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run.displaced import displaced
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.stages import Spec
 
@@ -50,9 +51,12 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
     split = splitting.split(splitting_config, fields.mask, gap)
     splitting.check_no_leak(split, gap)
     trains = split.role == splitting.TRAIN
+    found: list[str] = []
     if generated is None:
         expect_related(noisy, clean, trains, axes.channels)
-    pairs = Pairs(noisy, clean, fields.mask, split, measure_scale(noisy, clean, trains), axes, gap, fields.told)
+        found = displaced(noisy, clean, trains, axes.space)
+        log(f"warning: displaced: {'; '.join(found)}" if found else "ingest: no scan seems displaced by half a voxel or more")
+    pairs = Pairs(noisy, clean, fields.mask, split, measure_scale(noisy, clean, trains), axes, gap, fields.told, found)
     digests = store_of_pairs.write(store, pairs, fields.extra)
     counts = {name: int((split.role == value).sum()) for name, value in splitting.ROLES.items()}
     units = {name: len(splitting.units_of(split, value)) for name, value in splitting.ROLES.items()}

@@ -1,6 +1,6 @@
 """The store of the pairs: noisy and clean fields, who uses which voxel, and the constants of their scale."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ Told = Mapping[str, Mapping[str, Any]]  # by the sources `noisy` and `clean`, of
 
 @dataclass(frozen=True)
 class Pairs:
-    """Everything that the networks may learn from and be judged by, in memory."""
+    """Everything that the networks may learn from and be judged by, in memory; and which scans do not lie where the slow one does."""
 
     noisy: Float[np.ndarray, " image scan c *space"]
     clean: Float[np.ndarray, " image c *space"]
@@ -31,6 +31,7 @@ class Pairs:
     axes: Axes
     gap: int
     told: Told = field(default_factory=dict)
+    displaced: Sequence[str] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,7 +56,13 @@ def write(path: Path, pairs: Pairs, extra: Mapping[str, xr.Variable]) -> dict[st
 
 def attributes(pairs: Pairs) -> dict[str, Any]:
     """What does not fit into an array."""
-    return {"scale": asdict(pairs.scale), "axes": pairs.axes.as_data(), "told": dict(pairs.told), "gap": pairs.gap}
+    return {
+        "scale": asdict(pairs.scale),
+        "axes": pairs.axes.as_data(),
+        "told": dict(pairs.told),
+        "gap": pairs.gap,
+        "displaced": list(pairs.displaced),
+    }
 
 
 def read(path: Path) -> Pairs:
@@ -83,6 +90,7 @@ def read(path: Path) -> Pairs:
         axes=parse_axes(loaded.attrs.get("axes"), path),
         gap=loaded.attrs["gap"],
         told=loaded.attrs["told"],
+        displaced=loaded.attrs["displaced"],
     )
 
 
