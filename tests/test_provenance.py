@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from behindthenoise import provenance
 from behindthenoise.stages import STAGES, module_of
@@ -252,6 +253,18 @@ def test_other_names_of_the_channels_of_a_zarr_array_are_seen(tmp_path, version)
     xr.Dataset(coords={"element": ["Mg", "Fe"]}).to_zarr(path, mode="a", zarr_format=version, consolidated=False)
     assert provenance.glance_at_folder(path, "maps") != before
     assert provenance.glance_at_folder(path, None) != of_all
+
+
+@pytest.mark.parametrize("name", ["zarr.json", ".zattrs"])
+@pytest.mark.parametrize("inside", ["", "sample", "sample/img"])
+def test_what_the_groups_of_a_zarr_array_say_is_seen(tmp_path, inside, name):
+    """OME-Zarr says there how large voxels are."""
+    path = tmp_path / "scan.zarr"
+    zarr.open_group(path, mode="w").create_array("sample/img/1", data=np.zeros((4, 4)))
+    (path / inside / name).write_text("{}")
+    before = provenance.glance_at_folder(str(path), "sample/img/1")
+    (path / inside / name).write_text('{"scale": 2}')
+    assert provenance.glance_at_folder(str(path), "sample/img/1") != before
 
 
 def test_of_a_zarr_store_what_stands_beside_an_array_does_not_count(tmp_path):

@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     JsonValue,
     Strict,
+    StringConstraints,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -227,7 +228,9 @@ class PairsConfig(Selection):
         description="Size of a voxel along each axis, in `unit`, of the pairs and of all volumes that have none of their own here; "
         "else as each file tells (OME-Zarr, OME-TIFF, ImageJ), else 1.",
     )
-    unit: str = Field(default="pixel", description="Unit of `spacing`, e.g. micrometer.")
+    unit: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
+        default="pixel", description="Unit of `spacing` and `origin`, e.g. micrometer."
+    )
     value_unit: str = Field(default="a.u.", description="Unit of the clean image's values, e.g. counts.")
 
 

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent
 CONFIG = "config"
 CARRIERS = {CONFIG, "errors", "stages", "provenance", "cli"}
 # of the files that a glance compares: all of what is small, some of what is large
+GROUP_FILES = ("zarr.json", ".zattrs", ".zmetadata")  # of Zarr 3 and 2
 BLOCKS, BLOCK_BYTES = 64, 4096
 MOST_REMEMBERED = 2000  # sources; a package that is edited leaves many
 
@@ -81,11 +82,15 @@ def glance_at_folder(path: str, array: str | None) -> list[int]:
     """
     What tells a Zarr store from others: number, size and newest change (ns) of its files, whose contents may be terabytes.
 
-    Of one array in a store, its files and those of its coordinates, which are called like its axes and may name the channels.
+    Of one array in a store, its files, those of its coordinates, which are called like its axes and may name the channels, and what
+    the groups that it lies in say, as OME-Zarr says sizes of voxels there.
     """
     inside = os.path.join(path, array or "")
     folders = [inside, *(_coordinates(inside) if array else [])]
     files = [os.path.join(place, name) for folder in folders for place, _, names in os.walk(folder) for name in names]
+    steps = Path(array).parts if array else ()
+    groups = [os.path.join(path, *steps[:depth]) for depth in range(len(steps))]
+    files += [file for group in groups for name in GROUP_FILES if os.path.exists(file := os.path.join(group, name))]
     found = [os.stat(file) for file in files]
     return [len(found), sum(file.st_size for file in found), max((file.st_mtime_ns for file in found), default=0)]
 

@@ -126,6 +126,12 @@ def test_voxels_that_are_false_together_count_as_one():
     assert discovery.effect([(alone.repeat(2, 0), valid)]) == pytest.approx(2 * single)
 
 
+def test_where_no_median_is_beyond_the_limit_that_is_why_nothing_is_found():
+    evidence, table = np.full((4, 40), -1, np.float32), table_of([0.2, 0.7], 160, 4)
+    told = discovery.nothing_found(LEVEL, table, discovery.count(table, evidence, (1, 40)), "image")
+    assert told == "Nothing could be marked: no median is beyond the limit anywhere."
+
+
 def test_where_nothing_is_false_every_voxel_is_one():
     assert discovery.effect([(np.zeros((1, 20, 20), np.float32), np.ones((20, 20), bool))]) == 1
 

@@ -6,6 +6,7 @@ import pytest
 
 from behindthenoise.config import Selection
 from behindthenoise.errors import SourceError, StoreError
+from behindthenoise.io import units
 from behindthenoise.io.geometry import Axes, Geometry, parse_axes, placed, positions, read_geometry, write_geometry
 
 NAMED = Axes(("z", "y", "x"), ("Fe",), "counts").measured()
@@ -76,6 +77,17 @@ def test_a_geometry_comes_back_from_its_file(tmp_path):
     geometry = Geometry(("z", "y", "x"), ("Fe", "Ni"), "counts", (2.0, 0.1 + 0.2, 1e-9), "micrometer", (-4.0, 1e7, 0.0))
     write_geometry(tmp_path / "geometry.json", geometry)
     assert read_geometry(tmp_path / "geometry.json") == geometry
+
+
+def test_a_geometry_that_is_not_whole_is_refused(tmp_path):
+    (tmp_path / "geometry.json").write_text('{"space": ["y", "x"]}')
+    with pytest.raises(StoreError, match=r"geometry\.json holds no geometry; delete it and run the workflow again"):
+        read_geometry(tmp_path / "geometry.json")
+
+
+@pytest.mark.parametrize("unit", ["um", "micron", "micrometre", "micrometres", "micrometers", "micrometer"])
+def test_one_unit_has_many_names(unit):
+    assert (units.named(unit), units.ratio(unit, "nm"), units.ratio("furlong", unit)) == ("micrometer", pytest.approx(1000), None)
 
 
 def test_axes_come_back_from_plain_data_and_without_sizes(tmp_path):

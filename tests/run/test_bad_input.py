@@ -246,6 +246,31 @@ def test_a_damaged_file(folder, capsys):
     assert "noisy.npy" in capsys.readouterr().err
 
 
+def test_a_damaged_compressed_file(folder, capsys):
+    tifffile.imwrite("clean.tif", np.load("clean.npy"), compression="zlib", metadata={"axes": "CYX"})
+    with tifffile.TiffFile("clean.tif") as file:
+        start, size = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    content = bytearray((folder / "clean.tif").read_bytes())
+    content[start + size // 2 : start + size] = bytes(size - size // 2)
+    (folder / "clean.tif").write_bytes(content)
+    assert ingest(configure(clean={"path": "clean.tif"})) == 2
+    assert "clean.tif cannot be read" in capsys.readouterr().err
+
+
+def test_sizes_that_are_not_believed_are_noted(folder, capsys):
+    told = {"axes": "CYX", "PhysicalSizeX": 0.3, "PhysicalSizeY": 0.3}
+    tifffile.imwrite("map.ome.tif", np.zeros((2, 60, 60), np.float32), metadata=told)
+    config = configure(pairs={"spacing": {"y": 0.5, "x": 0.5}, "unit": "um"}, volumes={"map": {"noisy": "map.ome.tif"}})
+    assert ingest(config) == 0
+    options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
+    assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
+    assert place(config, "map").spacing == (0.5, 0.5)
+    said = capsys.readouterr().err
+    assert "voxels of volume map are taken to be 0.5 x 0.5 micrometer, those of map.ome.tif are 0.3 x 0.3 micrometer" in said
+    place(configure(pairs={"unit": "um"}, volumes={"map": {"noisy": "map.ome.tif"}}), "map")
+    assert "are taken to be" not in capsys.readouterr().err
+
+
 def test_a_mask_without_z_holds_for_every_slice(folder):
     random = np.random.default_rng(1)
     clean = random.normal(size=(6, 48, 48)).astype(np.float32)

@@ -45,6 +45,15 @@ def test_the_place_that_a_file_tells_is_brought_to_the_unit_of_the_config():
     assert of_volume(pairs={"spacing": HALVES}, told=FILE).origin == pytest.approx((0.07, 0))
 
 
+def test_a_place_in_a_unit_that_is_none_of_the_config_is_not_believed_and_that_is_said(capsys):
+    found = of_volume(pairs={"spacing": HALVES, "unit": "furlong"}, told=FILE)
+    assert found.origin == (0, 0)
+    place.tell_disbelief(found, {**FILE, "origin": "map.tif"}, "volume map")
+    said = capsys.readouterr().err
+    assert "voxels of volume map are taken to be 0.5 x 0.5 furlong, those of map.tif are 7 x 7 nanometer" in said
+    assert "the place that map.tif tells is in nanometer, which is not so many furlong: not believed" in said
+
+
 def test_voxels_of_generated_pairs_measure_one():
     trained = place.of_pairs(None, AXES, {})
     assert (trained.spacing, trained.unit, trained.origin) == ((1, 1), "pixel", (0, 0))

@@ -208,6 +208,12 @@ def test_a_level_that_cannot_be_kept_marks_nothing_and_says_how_many_units_would
     assert (case.folder / "some.csv").read_text() == ""
 
 
+def test_a_limit_beyond_every_median_marks_nothing_and_says_so(case):
+    facts, rows = case.run(above=1e6)
+    assert (rows, facts["marked"], facts["candidates"]) == ([], 0, 0)
+    assert facts["remark"] == "Nothing could be marked: no median is beyond the limit anywhere."
+
+
 @pytest.mark.parametrize("share", [0.01, 0.2])
 def test_the_widest_intervals_are_those_that_are_wider_than_all_others(case, share):
     facts, rows = case.run(widest=share)

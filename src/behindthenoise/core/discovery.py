@@ -268,8 +268,11 @@ def promise(limit: str, level: float, table: Table, unit: Unit) -> str:
     return f"Of the area marked as {limit}, at most {100 * level:g} % is false in expectation, for data {like}."
 
 
-def nothing_found(level: float, table: Table, needed: int | None, unit: Unit) -> str:
+def nothing_found(level: float, table: Table, beyond: Float64[np.ndarray, " 2 step"], unit: Unit) -> str:
     """Why nothing was selected, in one sentence."""
+    if not beyond[0, 1:].any():
+        return "Nothing could be marked: no median is beyond the limit anywhere."
+    needed = units_needed(table, beyond, level)
     counted = "independent voxel" if unit == "sample" else unit
     if needed is None:
         return (

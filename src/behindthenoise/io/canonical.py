@@ -1,6 +1,7 @@
 """Sources in canonical form: named leading axes first, then [z,] y, x."""
 
 import errno
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from behindthenoise.errors import BehindTheNoiseError, SourceError
 from behindthenoise.io.sources import crop_space, open_source, select_channels
 
 # what libraries raise for damaged files
-DAMAGED = (OSError, RuntimeError, ValueError, TiffFileError)
+DAMAGED = (OSError, RuntimeError, ValueError, TiffFileError, zlib.error)
 # faults of the disk that is written to meanwhile, which say enough themselves
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 

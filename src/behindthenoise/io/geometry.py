@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from behindthenoise.config import Selection
 from behindthenoise.errors import SourceError, StoreError
@@ -171,5 +171,15 @@ def write_geometry(path: Path, geometry: Geometry) -> None:
 
 
 def read_geometry(path: Path) -> Geometry:
-    """A geometry, as `write_geometry` wrote it."""
-    return TypeAdapter(Geometry).validate_python(read_json(path))
+    """
+    A geometry, as `write_geometry` wrote it.
+
+    Raises
+    ------
+    StoreError
+        If it is not there, or not whole.
+    """
+    try:
+        return TypeAdapter(Geometry).validate_python(read_json(path))
+    except ValidationError as problem:
+        raise StoreError(f"{path} holds no geometry; delete it and run the workflow again") from problem

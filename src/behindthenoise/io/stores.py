@@ -26,6 +26,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from behindthenoise.errors import StoreError
 
+DIGEST_LENGTH = 2 * xxhash.xxh3_128().digest_size  # characters
 CHUNK = {2: 256, 3: 64}  # edge of a chunk by number of spatial dimensions
 SHARD = {2: 1024, 3: 128}  # edge of what one file of a finished volume holds
 UNFINISHED = {".partial", ".__lock"}  # of files that Zarr and tensorstore are writing, or that a killed writer has left

@@ -20,6 +20,7 @@ SYMBOLS: Mapping[str, str] = {
     "mm": "millimeter",
     "cm": "centimeter",
     "m": "meter",
+    **{name.replace("meter", ending): name for name in METRES for ending in ("metre", "metres", "meters") if "meter" in name},
 }
 
 

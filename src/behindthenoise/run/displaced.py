@@ -19,8 +19,8 @@ def displaced(
     """
     Scans that are notably displaced against the slow one, and by how much, in words; as far as training voxels tell.
 
-    Of many images some are looked at, spread over all of them. The images of a scan are taken together where none is large enough to
-    tell by itself.
+    Of many images some are looked at, spread over all of them. The images of a scan are taken together where none is large enough
+    to tell by itself.
     """
     images = [int(image) for image in np.flatnonzero(trains.any(axis=tuple(range(1, trains.ndim))))]
     found: dict[str, Displacement | None] = {}
@@ -34,7 +34,11 @@ def displaced(
             some = spread(images, TOGETHER)
             alone = {f"scan {scan}": displacement(noisy[some, scan], clean[some], trains[some], np.random.default_rng(0))}
         found |= alone
-    return [f"the slow scan against {name} by {told(one, space)} voxels" for name, one in found.items() if one is not None and one.is_notable]
+    return [
+        f"the slow scan against {name} by {told(one, space)} voxels"
+        for name, one in found.items()
+        if one is not None and one.is_notable
+    ]
 
 
 def told(one: Displacement, space: Sequence[str]) -> str:

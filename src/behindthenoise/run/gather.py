@@ -22,6 +22,7 @@ from behindthenoise.io.record import environment, read_json, run_record, write_j
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.evaluate import TABLES
 from behindthenoise.run.pairs import Pairs
+from behindthenoise.run.place import told_otherwise
 from behindthenoise.stages import Spec
 
 LISTED = 10  # regions of each list
@@ -121,17 +122,24 @@ def cut(name: str, finished: Path, pairs: Pairs, placed: Mapping[str, Geometry])
         "spacing": [step * part.step for step, part in zip(geometry.spacing[lead:], (rows, columns), strict=True)],
         "origin": geometry.origin[lead:],
         "axes": geometry.space[lead:],
-        "unlike": f"{geometry.voxel}, those of the training pairs {trained.voxel}" if geometry.differs(trained) else "",
+        "unlike": unlike(geometry, trained, given.told),
         "explained": group[EMBEDDING].attrs["explained"],
     }
     return meta, arrays
+
+
+def unlike(geometry: Geometry, trained: Geometry, told: Mapping[str, Any]) -> str:
+    """Voxels of a volume beside those of the training pairs and those that its file tells, in words; nothing if all are alike."""
+    others = [f"those of the training pairs {trained.voxel}"] if geometry.differs(trained) else []
+    others += [f"by its file {by_file}"] if (by_file := told_otherwise(geometry, told)) else []
+    return ", ".join([geometry.voxel, *others]) if others else ""
 
 
 def position_of(geometry: Geometry, plane: Sequence[int], shape: Sequence[int]) -> str:
     """Where a plane lies along the axes before its own, in words; nothing of a 2D field."""
     axes = zip(geometry.space, geometry.origin, geometry.spacing, plane, shape, strict=False)
     return "".join(
-        f", {axis} = {start + step * index:g} {geometry.unit} (slice {index + 1} of {size})"
+        f", {axis} = {start + step * index:.8g} {geometry.unit} (slice {index + 1} of {size})"
         for axis, start, step, index, size in axes
     )
 

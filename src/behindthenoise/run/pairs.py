@@ -21,7 +21,7 @@ Told = Mapping[str, Mapping[str, Any]]  # by the sources `noisy` and `clean`, of
 
 @dataclass(frozen=True)
 class Pairs:
-    """Everything that the networks may learn from and be judged by, in memory; and which scans do not lie where the slow one does."""
+    """Everything that the networks may learn from and be judged by, in memory; `displaced` says in words which scans are."""
 
     noisy: Float[np.ndarray, " image scan c *space"]
     clean: Float[np.ndarray, " image c *space"]

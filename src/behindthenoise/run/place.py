@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from behindthenoise.config import PairsConfig, Selection, VolumeConfig
-from behindthenoise.io import volumes
+from behindthenoise.io import units, volumes
 from behindthenoise.io.geometry import Axes, Geometry, placed, write_geometry
 from behindthenoise.io.record import log
 from behindthenoise.run import pairs as store_of_pairs
@@ -21,9 +21,11 @@ def run(spec: Spec, *, pairs: Path, volume: Path, geometry: Path, name: str) -> 
     if config is None:
         tell_contradictions(like, trained, store_of_pairs.read_told(pairs))
     else:
-        found = of_volume(config, like, trained, volumes.open_input(volume).told)
+        told = volumes.open_input(volume).told
+        found = of_volume(config, like, trained, told)
+        tell_disbelief(found, told, f"volume {name}")
         tell_other_voxels(found, trained, name)
-    log(f"place: volume {name}: voxels of {found.voxel}, the first at {' '.join(f'{place:g}' for place in found.origin)}")
+    log(f"place: volume {name}: voxels of {found.voxel}, the first at {' '.join(f'{place:.8g}' for place in found.origin)}")
     write_geometry(geometry, found)
 
 
@@ -63,15 +65,28 @@ def tell_contradictions(config: PairsConfig | None, trained: Geometry, told: Tol
     """Say so where fast and slow scan, or the configuration, contradict each other."""
     if config is None:
         return
-    blank, whole = trained.measured(unit=config.unit), Selection(crop=config.crop)
     for source in told.values():
-        own = placed(blank, source, whole, {})
-        if set(trained.space) <= set(source.get("spacing", ())) and own.differs(trained):
-            log(f"warning: voxels of the pairs are taken to be {trained.voxel}, those of {source['origin']} are {own.voxel}")
+        tell_disbelief(trained, source, "the pairs")
     places = [source["position"] for source in told.values() if "position" in source]
     if len(places) == len(told) and places[0] != places[1]:
         names = " and ".join(source["origin"] for source in told.values())
         log(f"warning: {names} begin at other places, {places[0]} and {places[1]}")
+
+
+def tell_disbelief(found: Geometry, told: Mapping[str, Any], who: str) -> None:
+    """Say so if a source tells sizes or places that are not believed."""
+    if by_file := told_otherwise(found, told):
+        log(f"warning: voxels of {who} are taken to be {found.voxel}, those of {told['origin']} are {by_file}")
+    if "position" in told and units.ratio(told.get("unit", found.unit), found.unit) is None:
+        log(f"warning: the place that {told['origin']} tells is in {told['unit']}, which is not so many {found.unit}: not believed")
+
+
+def told_otherwise(found: Geometry, told: Mapping[str, Any]) -> str:
+    """Size of a voxel as a source tells it, if that is not what it is taken to be; else nothing."""
+    if not set(found.space) <= set(told.get("spacing", ())):
+        return ""
+    by_file = placed(found.measured(unit=found.unit), told, Selection(), {})
+    return by_file.voxel if by_file.differs(found) else ""
 
 
 def tell_other_voxels(own: Geometry, trained: Geometry, name: str) -> None:

@@ -275,7 +275,7 @@ def beyond(
         "expected_false_share": None if first is None else float(by_step[first]),
         "promise": discovery.promise(written, level, table, kind),
         "assumptions": discovery.assumptions(kind),
-        "remark": discovery.nothing_found(level, table, discovery.units_needed(table, found, level), kind) if nothing else "",
+        "remark": discovery.nothing_found(level, table, found, kind) if nothing else "",
         "units": table.units,
         "unit_kind": kind,
         "unit_edges": list(grounds.edges),
@@ -444,7 +444,7 @@ def draw(path: Path, ome: zarr.Group, channel: int, labels: zarr.Array[Any], geo
         "unit": geometry.unit,
         "value_unit": geometry.value_unit,
         "where": [
-            f"{axis} = {start + place * step:g} {geometry.unit}"
+            f"{axis} = {start + place * step:.8g} {geometry.unit}"
             for axis, place, step, start in zip(geometry.space, plane, geometry.spacing, geometry.origin, strict=False)
         ],
     }

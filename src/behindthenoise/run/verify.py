@@ -179,11 +179,13 @@ def verify(results: Path) -> tuple[int, list[Damage]]:
     Raises
     ------
     StoreError
-        If the folder has no results.
+        If the folder has no results, or those of a version with other digests.
     """
     if not (results / "pairs.zarr").is_dir():
         raise StoreError(f"{results} has no results: no pairs.zarr; name a folder like results/blobs")
     everything = [*files_of(results), *listed_of(results), *arrays_of(results)]
+    if any(one.array and len(one.digest) != stores.DIGEST_LENGTH for one in everything):
+        raise StoreError(f"{results} was written by another version of this project, with other digests; run the workflow again")
     damages = [damage for one in everything for damage in one.damages()]
     raw = [path.parent for path in sorted(results.glob("volumes/*/jobs"))]
     for volume in raw:
