@@ -413,8 +413,8 @@ def _other_notices(content: Content) -> Iterator[str]:
     if content.displaced:
         yield (
             f"Scans of the training pairs do not lie on each other: displaced is {_told(list(content.displaced))}. Networks learn "
-            "that as if it belonged to the material, and where it differs between scans or images, it blurs. Align the scans and run"
-            " again."
+            "that as if it belonged to the material, and where it differs between scans or images, it blurs. Align the scans and "
+            "run again."
         )
     if rows := [row for row in content.channels if float(row["correlation"]) < float(row["correlation_noisy"])]:
         told = _told([f"{row['channel']} ({number(row['correlation_noisy'])} → {number(row['correlation'])})" for row in rows])
