@@ -15,6 +15,7 @@ FEWEST, MOST = 6, 16  # blocks: fewer tell no error, more tell little more
 REACH = 4  # displacements of up to this part of a block are looked for
 SMOOTH = 8.0  # voxels: what varies more slowly tells little about a displacement
 NOTABLE, CERTAIN = 0.5, 4.0  # voxels, and standard errors
+Block = tuple[int, tuple[slice, ...]]  # an image, and a box in it
 CLEAR = 6.0  # standard deviations by which a peak must rise above what chance makes at thousands of displacements
 
 
@@ -72,48 +73,46 @@ def displacement(
     if not boxes:
         return None
     chosen = [boxes[index] for index in random.permutation(len(boxes))[:MOST]]
-    overlaps = _correlation(*[np.stack([known[box] for box in chosen])[:, None].astype(np.float32)] * 2)
+    overlaps = _correlation(*[np.stack([known[image][box] for image, box in chosen])[:, None].astype(np.float32)] * 2)
     surfaces = _correlation(*(_details(scan, known, chosen) for scan in (fast, slow)))
     total, overlap = surfaces.sum(axis=0), overlaps.sum(axis=0)
     # by chance alone, as far as blocks differ among themselves
     if total.max() < CLEAR * np.sqrt(len(chosen) * surfaces.var(axis=0, ddof=1).mean()):
         return None
-    peaks = [_peak(total / overlap), *(_peak((total - one) / (overlap - own)) for one, own in zip(surfaces, overlaps, strict=True))]
-    found = [peak for peak in peaks if peak is not None]
-    if len(found) < len(peaks):
+    peak = _peak(total / overlap)
+    others = [_peak((total - one) / (overlap - own)) for one, own in zip(surfaces, overlaps, strict=True)]
+    without_one = [other for other in others if other is not None]
+    if peak is None or len(without_one) < len(others):
         return None
-    error = np.sqrt(len(chosen) - 1) * np.std(found[1:], axis=0)
-    return Displacement(tuple(map(float, found[0])), tuple(map(float, error)))
+    error = np.sqrt(len(chosen) - 1) * np.std(without_one, axis=0)
+    return Displacement(tuple(map(float, peak)), tuple(map(float, error)))
 
 
-def _blocks(known: Bool[np.ndarray, " image *space"], edge: int) -> list[tuple[int | slice, ...]]:
+def _blocks(known: Bool[np.ndarray, " image *space"], edge: int) -> list[Block]:
     """Image and box of blocks side by side, at least half of whose voxels are known."""
     edges = [min(edge, size) for size in known.shape[1:]]
     if prod(edges) > LARGEST:
         return []
     starts = [range(0, size - step + 1, step) for size, step in zip(known.shape[1:], edges, strict=True)]
-    boxes = [
-        (image, *(slice(start, start + step) for start, step in zip(corner, edges, strict=True)))
-        for image, *corner in product(range(len(known)), *starts)
-    ]
-    return [box for box in boxes if known[box].mean() >= 0.5]
+    boxes = [tuple(slice(start, start + step) for start, step in zip(corner, edges, strict=True)) for corner in product(*starts)]
+    return [(image, box) for image in range(len(known)) for box in boxes if known[image][box].mean() >= 0.5]
 
 
 def _details(
-    scan: Float[np.ndarray, " image c *space"], known: Bool[np.ndarray, " image *space"], boxes: list[tuple[int | slice, ...]]
+    scan: Float[np.ndarray, " image c *space"], known: Bool[np.ndarray, " image *space"], blocks: list[Block]
 ) -> Float[np.ndarray, " block c *box"]:
     """Blocks without what varies slowly, every channel with variance 1 over all of them; 0 where nothing is known."""
     sigma = (0, *[SMOOTH] * (known.ndim - 1))
     found = []
-    for image, *box in boxes:
-        there = known[(image, *box)][None].astype(np.float32)
-        values = np.where(there, scan[(image, slice(None), *box)], np.float32(0))
+    for image, box in blocks:
+        there = known[image][box][None].astype(np.float32)
+        values = np.where(there, scan[image][(slice(None), *box)], np.float32(0))
         share = gaussian_filter(there, sigma)
         mean = np.divide(gaussian_filter(values, sigma), share, out=np.zeros_like(values), where=share > 0)
         found.append(there * (values - mean))
     details = np.stack(found)
     spread = np.sqrt(np.square(details).mean(axis=(0, *range(2, details.ndim)), keepdims=True))
-    return np.divide(details, spread, out=np.zeros_like(details), where=spread > 0)
+    return np.asarray(np.divide(details, spread, out=np.zeros_like(details), where=spread > 0))
 
 
 def _correlation(
@@ -122,9 +121,8 @@ def _correlation(
     """Sum over channels and voxels of the products of two blocks, for every displacement within reach; none lies in the middle."""
     axes, reach = tuple(range(2, fast.ndim)), [size // REACH for size in fast.shape[2:]]
     padded = [fft.next_fast_len(size + most, real=True) for size, most in zip(fast.shape[2:], reach, strict=True)]
-    spectra = (fft.rfftn(scan, s=padded, axes=axes) for scan in (fast, slow))
-    product_of_both = (next(spectra).conj() * next(spectra)).sum(axis=1)
-    surfaces = fft.irfftn(product_of_both, s=padded, axes=tuple(axis - 1 for axis in axes))
+    spectrum = (fft.rfftn(fast, s=padded, axes=axes).conj() * fft.rfftn(slow, s=padded, axes=axes)).sum(axis=1)
+    surfaces = fft.irfftn(spectrum, s=padded, axes=tuple(axis - 1 for axis in axes))
     for axis, most in enumerate(reach, start=1):
         surfaces = np.take(surfaces, np.arange(-most, most + 1), axis=axis)
     return surfaces
