@@ -73,8 +73,8 @@ def displacement(
     if not boxes:
         return None
     chosen = [boxes[index] for index in random.permutation(len(boxes))[:MOST]]
-    overlaps = _correlation(*[np.stack([known[image][box] for image, box in chosen])[:, None].astype(np.float32)] * 2)
-    surfaces = _correlation(*(_details(scan, known, chosen) for scan in (fast, slow)))
+    overlaps = _correlations(*[np.stack([known[image][box] for image, box in chosen])[:, None].astype(np.float32)] * 2)
+    surfaces = _correlations(*(_details(scan, known, chosen) for scan in (fast, slow)))
     total, overlap = surfaces.sum(axis=0), overlaps.sum(axis=0)
     # by chance alone, as far as blocks differ among themselves
     if total.max() < CLEAR * np.sqrt(len(chosen) * surfaces.var(axis=0, ddof=1).mean()):
@@ -115,17 +115,21 @@ def _details(
     return np.asarray(np.divide(details, spread, out=np.zeros_like(details), where=spread > 0))
 
 
-def _correlation(
+def _correlations(
     fast: Float[np.ndarray, " block c *box"], slow: Float[np.ndarray, " block c *box"]
 ) -> Float[np.ndarray, " block *displaced"]:
-    """Sum over channels and voxels of the products of two blocks, for every displacement within reach; none lies in the middle."""
-    axes, reach = tuple(range(2, fast.ndim)), [size // REACH for size in fast.shape[2:]]
-    padded = [fft.next_fast_len(size + most, real=True) for size, most in zip(fast.shape[2:], reach, strict=True)]
-    spectrum = (fft.rfftn(fast, s=padded, axes=axes).conj() * fft.rfftn(slow, s=padded, axes=axes)).sum(axis=1)
-    surfaces = fft.irfftn(spectrum, s=padded, axes=tuple(axis - 1 for axis in axes))
-    for axis, most in enumerate(reach, start=1):
-        surfaces = np.take(surfaces, np.arange(-most, most + 1), axis=axis)
-    return surfaces
+    """Of each block, for every displacement within reach, the sum over channels and voxels of products; none lies in the middle."""
+    return np.stack([_correlation(*both) for both in zip(fast, slow, strict=True)])  # one by one: spectra are large
+
+
+def _correlation(fast: Float[np.ndarray, " c *box"], slow: Float[np.ndarray, " c *box"]) -> Float[np.ndarray, " *displaced"]:
+    axes, reach = tuple(range(1, fast.ndim)), [size // REACH for size in fast.shape[1:]]
+    padded = [fft.next_fast_len(size + most, real=True) for size, most in zip(fast.shape[1:], reach, strict=True)]
+    spectrum = (fft.rfftn(fast, s=padded, axes=axes).conj() * fft.rfftn(slow, s=padded, axes=axes)).sum(axis=0)
+    surface = fft.irfftn(spectrum, s=padded)
+    for axis, most in enumerate(reach):
+        surface = np.take(surface, np.arange(-most, most + 1), axis=axis)
+    return surface
 
 
 def _peak(surface: Float[np.ndarray, " *displaced"]) -> Float[np.ndarray, " axis"] | None:
