@@ -412,7 +412,7 @@ def _other_notices(content: Content) -> Iterator[str]:
     """The same of images, regions and volumes."""
     if content.displaced:
         yield (
-            f"Scans of the training pairs do not lie on each other: displaced is {_told(list(content.displaced))}. Networks learn "
+            f"Scans of the training pairs are displaced: {_told(list(content.displaced))}. Networks learn "
             "that as if it belonged to the material, and where it differs between scans or images, it blurs. Align the scans and "
             "run again."
         )
