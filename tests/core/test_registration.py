@@ -63,6 +63,12 @@ def test_what_is_not_known_may_hold_anything():
     np.testing.assert_allclose(clean.voxels, (1, 0), atol=0.1)
 
 
+def test_holes_of_what_is_known_look_like_no_structure():
+    fast, slow, known = scans((192, 256), 1.0, 5, by=(1.0, 0.0))
+    known &= np.random.default_rng(5).random(known.shape) > 0.1
+    np.testing.assert_allclose(found(fast + 50, slow + 50, known).voxels, (1, 0), atol=0.1)
+
+
 def test_weak_channels_help_each_other():
     fast, slow, known = scans((128, 128), 8.0, 3, by=(0.0, 1.0), channels=8)
     alone, together = found(fast[:, :1], slow[:, :1], known), found(fast, slow, known)

@@ -436,6 +436,19 @@ def test_images_of_many_are_displaced_by_themselves(folder, capsys):
     assert "warning: displaced: the slow scan against scan 0 of image 2 by y -3.0" in capsys.readouterr().err
 
 
+def test_images_too_small_to_tell_are_taken_together(folder, capsys):
+    random = np.random.default_rng(0)
+    field = gaussian_filter(random.normal(size=(12, 2, 52, 52)), (0, 0, 1.5, 1.5)).astype(np.float32)
+    fast = np.roll(field, 2, axis=3) + random.normal(0, 0.05, field.shape)
+    np.save("noisy.npy", fast.astype(np.float32))
+    np.save("clean.npy", field)
+    axes = {"axes": "image channel y x"}
+    assert ingest(configure(noisy=axes, clean=axes)) == 0
+    assert re.search(
+        r"warning: displaced: the slow scan against scan 0 by y .0.\d\d ± 0.\d\d, x -(2.0|1.9)\d ", capsys.readouterr().err
+    )
+
+
 def test_scans_that_lie_on_each_other_are_no_reason_for_a_warning(folder, capsys):
     assert ingest(configure()) == 0
     assert "ingest: no scan seems displaced by half a voxel or more" in capsys.readouterr().err
