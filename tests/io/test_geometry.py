@@ -79,6 +79,11 @@ def test_a_geometry_comes_back_from_its_file(tmp_path):
     assert read_geometry(tmp_path / "geometry.json") == geometry
 
 
+def test_places_of_planes_keep_the_digits_of_stage_coordinates():
+    geometry = Geometry(("z", "y", "x"), (), "", (0.5, 1.0, 1.0), "micrometer", (1234567.0, 0.0, 0.0))
+    assert (geometry.place_of([3]), geometry.place_of([])) == (["z = 1234568.5 micrometer"], [])
+
+
 def test_a_geometry_that_is_not_whole_is_refused(tmp_path):
     (tmp_path / "geometry.json").write_text('{"space": ["y", "x"]}')
     with pytest.raises(StoreError, match=r"geometry\.json holds no geometry; delete it and run the workflow again"):

@@ -451,7 +451,7 @@ def test_images_too_small_to_tell_are_taken_together(folder, capsys):
 
 def test_scans_that_lie_on_each_other_are_no_reason_for_a_warning(folder, capsys):
     assert ingest(configure()) == 0
-    assert "ingest: no scan seems displaced by half a voxel or more" in capsys.readouterr().err
+    assert "ingest: no displacement of half a voxel or more was found" in capsys.readouterr().err
 
 
 def test_a_volume_of_one_slice_and_one_time_fits_images(folder):

@@ -1,6 +1,7 @@
 """Who is believed about the size and place of a volume's voxels."""
 
 import pytest
+from pydantic import ValidationError
 
 from behindthenoise.config import PairsConfig, VolumeConfig
 from behindthenoise.io.geometry import Axes
@@ -33,6 +34,13 @@ def of_volume(*, pairs=None, pairs_told=None, told=None, **volume):
 def test_sizes_are_those_of_the_volume_then_of_the_pairs_and_the_config_is_believed_before_a_file(given, spacing, unit):
     found = of_volume(**given)
     assert (found.spacing, found.unit) == (spacing, unit)
+
+
+def test_a_unit_is_a_word():
+    assert PairsConfig.model_validate({**SOURCES, "unit": " um "}).unit == "um"
+    for empty in ("", " "):
+        with pytest.raises(ValidationError, match="unit"):
+            PairsConfig.model_validate({**SOURCES, "unit": empty})
 
 
 def test_a_volume_does_not_lie_where_the_pairs_do():

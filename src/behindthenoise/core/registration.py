@@ -15,8 +15,9 @@ FEWEST, MOST = 6, 16  # blocks: fewer tell no error, more tell little more
 REACH = 4  # displacements of up to this part of a block are looked for
 SMOOTH = 8.0  # voxels: what varies more slowly tells little about a displacement
 NOTABLE, CERTAIN = 0.5, 4.0  # voxels, and standard errors
-Block = tuple[int, tuple[slice, ...]]  # an image, and a box in it
 CLEAR = 6.0  # standard deviations by which a peak must rise above what chance makes at thousands of displacements
+
+Block = tuple[int, tuple[slice, ...]]  # an image, and a box in it
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,11 @@ class Geometry(Axes):
         """Size of a voxel, in words."""
         return " x ".join(f"{step:g}" for step in self.spacing) + f" {self.unit}"
 
+    def place_of(self, plane: Sequence[int]) -> list[str]:
+        """Where a plane lies along the axes before its own, in words, by the index along each of them."""
+        axes = zip(self.space, self.origin, self.spacing, plane, strict=False)
+        return [f"{axis} = {start + step * index:.8g} {self.unit}" for axis, start, step, index in axes]
+
     def differs(self, other: "Geometry") -> bool:
         """Whether voxels are of another size, by more than a hundredth."""
         factor = units.ratio(self.unit, other.unit)

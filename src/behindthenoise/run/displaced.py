@@ -26,28 +26,28 @@ def displaced(
     found: dict[str, Displacement | None] = {}
     for scan in range(noisy.shape[1]):
         alone = {}
-        for image in spread(images, ALONE):
+        for image in evenly(images, ALONE):
             one = slice(image, image + 1)
             name = f"scan {scan}" + f" of image {image}" * (len(trains) > 1)
             alone[name] = displacement(noisy[one, scan], clean[one], trains[one], np.random.default_rng(image))
         if not any(alone.values()):
-            some = spread(images, TOGETHER)
+            some = evenly(images, TOGETHER)
             alone = {f"scan {scan}": displacement(noisy[some, scan], clean[some], trains[some], np.random.default_rng(0))}
         found |= alone
     return [
-        f"the slow scan against {name} by {told(one, space)} voxels"
+        f"the slow scan against {name} by {in_words(one, space)} voxels"
         for name, one in found.items()
         if one is not None and one.is_notable
     ]
 
 
-def told(one: Displacement, space: Sequence[str]) -> str:
+def in_words(one: Displacement, space: Sequence[str]) -> str:
     """A displacement and its error in words."""
     steps = zip(space, one.voxels, one.error, strict=True)
     return ", ".join(f"{axis} {size:+.2f} ± {error:.2f}" for axis, size, error in steps)
 
 
-def spread(images: Sequence[int], most: int) -> list[int]:
+def evenly(images: Sequence[int], most: int) -> list[int]:
     """So many of the images at most, evenly over all of them."""
     places = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)
     return [images[place] for place in places]

@@ -137,11 +137,8 @@ def unlike(geometry: Geometry, trained: Geometry, told: Mapping[str, Any]) -> st
 
 def position_of(geometry: Geometry, plane: Sequence[int], shape: Sequence[int]) -> str:
     """Where a plane lies along the axes before its own, in words; nothing of a 2D field."""
-    axes = zip(geometry.space, geometry.origin, geometry.spacing, plane, shape, strict=False)
-    return "".join(
-        f", {axis} = {start + step * index:.8g} {geometry.unit} (slice {index + 1} of {size})"
-        for axis, start, step, index, size in axes
-    )
+    slices = zip(geometry.place_of(plane), plane, shape, strict=False)
+    return "".join(f", {place} (slice {index + 1} of {size})" for place, index, size in slices)
 
 
 def colours_of(group: zarr.Group) -> list[str]:

@@ -55,7 +55,7 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
     if generated is None:
         expect_related(noisy, clean, trains, axes.channels)
         found = displaced(noisy, clean, trains, axes.space)
-        log(f"warning: displaced: {'; '.join(found)}" if found else "ingest: no scan seems displaced by half a voxel or more")
+        log(f"warning: displaced: {'; '.join(found)}" if found else "ingest: no displacement of half a voxel or more was found")
     pairs = Pairs(noisy, clean, fields.mask, split, measure_scale(noisy, clean, trains), axes, gap, fields.told, found)
     digests = store_of_pairs.write(store, pairs, fields.extra)
     counts = {name: int((split.role == value).sum()) for name, value in splitting.ROLES.items()}

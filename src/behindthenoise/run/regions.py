@@ -443,10 +443,7 @@ def draw(path: Path, ome: zarr.Group, channel: int, labels: zarr.Array[Any], geo
         ],
         "unit": geometry.unit,
         "value_unit": geometry.value_unit,
-        "where": [
-            f"{axis} = {start + place * step:.8g} {geometry.unit}"
-            for axis, place, step, start in zip(geometry.space, plane, geometry.spacing, geometry.origin, strict=False)
-        ],
+        "where": geometry.place_of(plane),
     }
 
 
