@@ -163,16 +163,16 @@ def _place(value: Value) -> str:
 def _region_columns(found: RegionList) -> Iterable[Column]:
     length, value = symbol(found.facts["plane"]["unit"]), found.facts["plane"]["value_unit"]
     present = found.rows[0] if found.rows else {}
-    power = {"area": "²", "volume": "³"}
+    measure, size = ("volume", f"{length}³") if "volume" in present else ("area", f"{length}²")
     return (
         Column("region", "region", number),
-        *(Column(key, f"{key} ({length}{power[key]})", number) for key in power if key in present),
+        Column(measure, f"{measure} ({size})", number),
         *(Column(key, f"{key.removeprefix('centre_')} ({length})", _place) for key in present if key.startswith("centre_")),
         Column("expected", f"expected ({value})", number),
         Column("lower", f"mean lower ({value})", number),
         Column("upper", f"mean upper ({value})", number),
         *(Column(key, "least level it is marked at", percent) for key in ("level",) if key in present),
-        Column("gain", "width times size", number),
+        Column("gain", f"width times size ({value} {size})", number),
     )
 
 

@@ -119,7 +119,7 @@ def line_cut(plane: Slice) -> Figure:
         panel.set_ylabel(f"{name}\n({plane.value_unit})")
     figure.align_ylabels(axes)
     where = plane.origin[0] + row * plane.spacing[0]
-    axes[0].set_title(f"{plane.axes[0]} = {where:.8g} {symbol(plane.length_unit)}", loc="left")
+    axes[0].set_title(f"{plane.title}, {plane.axes[0]} = {where:.8g} {symbol(plane.length_unit)}", loc="left")
     axes[-1].set_xlabel(f"{plane.axes[1]} ({symbol(plane.length_unit)})")
     axes[-1].set_xlim(position[0] - 0.5 * plane.spacing[1], position[-1] + 0.5 * plane.spacing[1])
     handles = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}

@@ -402,8 +402,8 @@ def _notices(content: Content) -> list[str]:
         )
         cure = "" if "intensity" in content.certificate["grouped_by"] else "; calibration.groups: [intensity] would promise it"
         found.append(
-            f"On test data coverage falls short of {nominal} by more than {100 * FAR_SHORT:g} points where the median lies in "
-            f"these tenths of its values: {told}{cure}."
+            f"On test data coverage, with all of its 95 % interval, falls short of {nominal} by more than {100 * FAR_SHORT:g} "
+            f"points where the median lies in these tenths of its values: {told}{cure}."
         )
     return [*found, *_other_notices(content), *content.certificate["warnings"]]
 

@@ -193,19 +193,19 @@ def by_level(
 
 def reference_noise(test: Judged, value_unit: str, miscoverage: Fraction) -> list[Row]:
     """What the noise of the clean image implies, in tenths of the predicted median: from repeated scans, else from counts."""
-    edges = metrics.decile_edges(test.quantiles[1])
+    edges = metrics.decile_edges(test.median)
     if test.difference is not None:
         first, second = test.truth + test.difference, test.truth - test.difference
-        sums = reference.from_repeats(first, second, test.quantiles[1], edges)
+        sums = reference.from_repeats(first, second, test.median, edges)
     elif value_unit == "counts" and test.truth.min(initial=0) >= 0:
-        sums = reference.from_counts(test.truth, test.quantiles[1], edges)
+        sums = reference.from_counts(test.truth, test.median, edges)
     else:
         return []
     return [
         {
             "bin": index,
-            "from": max(row.low, float(test.quantiles[1].min())),
-            "to": min(row.high, float(test.quantiles[1].max())),
+            "from": max(row.low, float(test.median.min())),
+            "to": min(row.high, float(test.median.max())),
             "pixels": row.voxels,
             "residual_variance": row.residual_variance,
             "noise_variance": row.noise_variance,
