@@ -6,7 +6,9 @@ TUT are the settings of DLSIA's denoising tutorial (20 layers, latent 8, no sigm
 one dilation for each node that feeds others where DLSIA has one for each edge. Each is used as it is meant: DLSIA's with batch
 statistics, ours folded in the forward rows. The rivals run in turn, in one process; milliseconds are CPU time of all threads, a
 ratio is DLSIA's time over ours, and brackets hold the least and largest ratio of a graph. In training, the column of bfloat16
-repeats float32: there are no gradients in bfloat16 on a CPU (docs/decisions/0010).
+repeats float32: there are no gradients in bfloat16 on a CPU (docs/decisions/0010). The last column is the speed of ours in float32,
+in multiply-adds of its convolutions (three times as many in training) a second, as a share of that of a large matrix product in the
+same turns: nothing that computes the same numbers could be faster than ours by more than one over it.
 
     python -m venv .venv-dlsia
     .venv-dlsia/bin/pip install torch==2.13.0
@@ -60,6 +62,8 @@ from behindthenoise.core.network import Network
 LAYERS, LATENT, HEAD = 20, 8, 16
 DILATIONS = {"TUT": [1, 2, 3, 4, 5], "ENS": [1, 2, 3, 4]}
 PRECISIONS = ("float32", "bfloat16")
+PRODUCT = 1024  # edge of the matrices whose product tells what the processor can do
+PASSES = {"forward": 1, "training": 3}  # over all multiply-adds: gradients by features and by weights are one each
 QUANTILES = (0.05, 0.5, 0.95)
 TUTORIAL = {"LL_alpha": 0.5, "LL_gamma": 0, "LL_min_degree": 5, "LL_max_degree": 5, "IL": 0.1, "LO": 0.1, "IO": False}
 
@@ -97,7 +101,9 @@ def main() -> None:
             for case in cases:
                 show_profile(kind, case, options.normalisation)
         return
-    print("             input nodes edges  dlsia's     ours     pass     dlsia   float32 ratio             bfloat16 ratio")
+    print(
+        "             input nodes edges  dlsia's     ours     pass     dlsia   float32 ratio             bfloat16 ratio  of product"
+    )
     for case in cases:
         for kind in DILATIONS:
             compare(kind, case, options.seeds, options.normalisation)
@@ -118,6 +124,7 @@ def compare(kind: str, case: Case, seeds: int, normalisation: str) -> None:
     """Print a row for forward and one for forward and backward."""
     timed: dict[str, list[dict[str, float]]] = {"forward": [], "training": []}
     facts = []
+    matrix = torch.rand(PRODUCT, PRODUCT)
     for seed in range(seeds):
         noisy = draw_noisy(case, seed)
         theirs, edges, outputs = dlsia_network(kind, noisy.ndim - 2, seed)
@@ -128,10 +135,13 @@ def compare(kind: str, case: Case, seeds: int, normalisation: str) -> None:
         folded = {precision: network.eval().folded() for precision, network in ours.items()}
         held = [held_bytes(rival, noisy) / noisy.nbytes for rival in (theirs.eval(), folded["float32"])]
         facts.append([max(edge[1] for edge in edges), len(edges), parameters(theirs), parameters(folded["float32"]), *held])
-        rivals = {"dlsia": theirs, **folded}
-        timed["forward"].append(cpu_ms({name: forward(rival, noisy) for name, rival in rivals.items()}, case.repeats))
-        rivals = {"dlsia": theirs, **ours}
-        timed["training"].append(cpu_ms({name: step(rival.train(), noisy) for name, rival in rivals.items()}, case.repeats))
+        for way, run, rivals in (("forward", forward, folded), ("training", step, ours)):
+            both = {"dlsia": theirs, **rivals}
+            runs = {name: run(rival.train(way == "training"), noisy) for name, rival in both.items()}
+            taken = cpu_ms({**runs, "product": lambda: torch.mm(matrix, matrix)}, case.repeats)
+            operations = PASSES[way] * folded["float32"].architecture.operations * noisy.numel()
+            taken["share"] = operations / PRODUCT**3 * taken["product"] / taken["float32"]
+            timed[way].append(taken)
     nodes, count, theirs_has, ours_has, *held = (statistics.median(column) for column in zip(*facts, strict=True))
     size = "x".join(map(str, (case.shape[0], *case.shape[2:])))
     for way, times in timed.items():
@@ -149,6 +159,7 @@ def row(times: list[dict[str, float]]) -> str:
         ratios = [graph["dlsia"] / graph[precision] for graph in times]
         cells.append(f"{statistics.median(graph[precision] for graph in times):9.1f} {statistics.median(ratios):5.2f}")
         cells.append(f"({min(ratios):.2f}-{max(ratios):.2f})")
+    cells.append(f"{statistics.median(graph['share'] for graph in times):12.0%}")
     return " ".join(cells)
 
 

@@ -37,6 +37,7 @@ WRONG = {
     "number as text": ({"training": {"steps": "5"}}, r"training\.steps is '5': input should be a valid integer"),
     "fraction for a count": ({"training": {"steps": 5.5}}, r"training\.steps is 5\.5: input should be a valid integer"),
     "truth value for a count": ({"training": {"steps": True}}, r"training\.steps is True: input should be a valid integer"),
+    "word for a truth value": ({"inference": {"spread": "yes"}}, r"inference\.spread is 'yes': input should be a valid boolean"),
     "count for a truth value": ({"training": {"flips": 1}}, r"training\.flips is 1: input should be a valid boolean"),
     "section that is none": ({"network": 5}, r"network is 5: input should be a valid dictionary"),
     "no steps": ({"training": {"steps": 0}}, r"training\.steps is 0: input should be greater than or equal to 1"),

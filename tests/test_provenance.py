@@ -119,6 +119,16 @@ def test_what_the_config_computes_counts_where_it_is_used(package):
     assert changed(package, "config.py", replace('description="Fast scans of each image."', 'description="Scans."')) == set()
 
 
+def test_a_constant_of_the_config_counts_where_it_is_used(package):
+    stages = changed(
+        package,
+        "config.py",
+        replace('SPACE_AXES: tuple[Space, ...] = ("z", "y", "x")', 'SPACE_AXES: tuple[Space, ...] = ("x", "y", "z")'),
+    )
+    assert {stage for stage in STAGES if "config.SPACE_AXES" in imports_of(stage)} <= stages
+    assert "ingest" in stages and "report" not in stages
+
+
 def imports_of(stage):
     return {name for module in provenance._closure(module_of(stage)) for name in provenance._facts(module).imports}
 

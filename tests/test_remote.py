@@ -110,7 +110,14 @@ def test_what_does_not_exist_at_a_url_is_refused_like_a_file(bucket):
 
 
 @pytest.mark.parametrize(
-    "options", [{"key": "AKIA"}, {"secret": "x"}, {"client_kwargs": {"aws_secret_access_key": "x"}}, {"sas_token": "x"}]
+    "options",
+    [
+        {"key": "AKIA"},
+        {"secret": "x"},
+        {"client_kwargs": {"aws_secret_access_key": "x"}},
+        {"sas_token": "x"},
+        {"clients": [1, {"secret_key": "x"}]},
+    ],
 )
 def test_a_secret_in_the_configuration_is_refused_without_repeating_it(options):
     with pytest.raises(ConfigError, match=r"is a secret, .*; put it into the environment") as caught:

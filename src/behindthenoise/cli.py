@@ -114,8 +114,8 @@ def _run_stage(verb: str, options: dict[str, str | Path | list[Path]]) -> None:
     record, io = (importlib.import_module(f"behindthenoise.io.{name}") for name in ("record", "exclusive"))
     makes = STAGES[verb].makes
     alone = io.exclusive(options[makes[0]]) if makes else nullcontext()
-    with importlib.import_module("dask").config.set(_threads()), alone, record.recorded(verb, options, makes):
-        module.run(spec, **options)
+    with importlib.import_module("dask").config.set(_threads()), alone, record.recorded(verb, options, makes) as further:
+        further.extend(module.run(spec, **options) or [])
 
 
 def _threads() -> dict[str, int]:

@@ -97,7 +97,7 @@ class Location(Section):
 
     @field_validator("options")
     @classmethod
-    def _options_hold_no_secret(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _options_hold_no_secret(cls, options: dict[str, Any]) -> dict[str, Any]:
         for key in _secrets(options):
             raise ValueError(
                 f"option {key!r} is a secret, which would stand in records and reports; put it into the environment, for S3 "
@@ -112,13 +112,16 @@ class Location(Section):
         return self
 
 
-def _secrets(options: dict[str, JsonValue]) -> Iterator[str]:
+def _secrets(value: object, key: str = "") -> Iterator[str]:
     """Options, at any depth, that seem to be secrets."""
-    for key, value in options.items():
-        if isinstance(value, dict):
-            yield from _secrets(value)
-        elif isinstance(value, str) and SECRET.search(key) and value != "anon":
-            yield key
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _secrets(part, name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _secrets(part, key)
+    elif isinstance(value, str) and SECRET.search(key) and value != "anon":
+        yield key
 
 
 class Source(Location):
@@ -622,7 +625,7 @@ class InferenceConfig(Section):
         default="float32", description="Arithmetic of the convolutions when networks predict; heads and averages stay in float32."
     )
 
-    spread: bool = Field(default=False, description="Finished volumes also hold how much the members' medians differ.")
+    spread: Flag = Field(default=False, description="Finished volumes also hold how much the members' medians differ.")
     relative_error: Real = Field(
         default=0.0,
         ge=0,

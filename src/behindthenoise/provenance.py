@@ -133,7 +133,7 @@ def _computed(imported: set[str]) -> list[str]:
 @cache
 def _definitions() -> dict[str, Facts]:
     """
-    Facts of the classes and functions of the config: the code of what they compute, and the names that they use.
+    Facts of the classes, functions and constants of the config: the code of what they compute, and the names that they use.
 
     Of a class, its public methods are its code; fields and validators are not, as what they make of a value stands in
     specifications.
@@ -141,8 +141,17 @@ def _definitions() -> dict[str, Facts]:
     source, known = _path(CONFIG).read_bytes(), _remembered()
     key = f"{hashlib.sha256(source).hexdigest()} definitions"
     if key not in known:
-        analysed = {
-            node.name: _definition(node) for node in ast.parse(source).body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        body = ast.parse(source).body
+        analysed = {node.name: _definition(node) for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        analysed |= {
+            node.targets[0].id: _constant(node)
+            for node in body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        analysed |= {
+            node.target.id: _constant(node)
+            for node in body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         }
         known.update({f"{key} {name}": facts for name, facts in analysed.items()})
         known[key] = Facts("", sorted(analysed))
@@ -161,6 +170,11 @@ def _definition(node: ast.ClassDef | ast.FunctionDef) -> Facts:
     used = {name.id for part in (*public, *fields) for name in ast.walk(part) if isinstance(name, ast.Name)}
     code = "".join(ast.dump(function) for function in public)
     return Facts(hashlib.sha256(code.encode()).hexdigest() if code else "", sorted(used))
+
+
+def _constant(node: ast.Assign | ast.AnnAssign) -> Facts:
+    used = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    return Facts(hashlib.sha256(ast.dump(node).encode()).hexdigest(), sorted(used))
 
 
 def _path(module: str) -> Path:

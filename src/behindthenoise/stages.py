@@ -47,7 +47,8 @@ class Stage:
     module
         Module of this package that does it; `run.VERB` where empty.
     makes
-        Of the options, the files that the verb writes; the record of its run stands beside the first.
+        Of the options, the files that the verb writes; the record of its run stands beside the first. Files that no option names,
+        because their number depends on the data, are what the module's `run` returns.
     """
 
     help: str
@@ -209,9 +210,9 @@ STAGES: dict[str, Stage] = {
     "report": Stage(
         "draw the figures and the page",
         (),
-        ("content", "slices", "page", "figures"),
+        ("content", "slices", "page"),
         module="report.report",
-        makes=("page", "figures"),
+        makes=("page",),
     ),
     "sweep": Stage(
         "compare the networks of a sweep: a table and a figure of their validation against the swept settings",

@@ -60,6 +60,12 @@ def test_a_pixel_has_one_ring_of_four_corners():
     assert components.outline(np.ones((1, 1), bool)) == [[(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)]]
 
 
+def test_many_holes_are_a_ring_each_and_no_worse_than_as_many_masks():
+    mask = np.ones((400, 400), bool)
+    mask[1:-1:3, 1:-1:3] = False
+    assert len(components.outline(mask)) == 1 + (~mask).sum()
+
+
 def test_a_hole_is_a_second_ring():
     mask = np.ones((3, 4), bool)
     mask[1, 1:3] = False

@@ -35,7 +35,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(StoreError, match=r"absent\.json cannot be read .*; delete it and run the workflow again"):
+    with pytest.raises(StoreError, match=r"absent\.json is not there; it is made by the workflow"):
         read_json(tmp_path / "absent.json")
 
 
@@ -85,6 +85,20 @@ def test_the_record_stands_beside_the_manifest_of_any_name(tmp_path):
     assert run_record(tmp_path / "a.b.json") == tmp_path / "a.b.run.json"
 
 
+def test_jobs_whose_files_differ_by_their_suffix_alone_have_a_record_each(tmp_path):
+    found = {run_record(tmp_path / f"iron.{suffix}") for suffix in ("json", "png", "csv")}
+    assert len(found) == 3 and all(path.name.endswith(".run.json") for path in found)
+
+
+def test_files_that_no_option_names_are_recorded_with_the_others(tmp_path):
+    with recorded("sweep", {"table": tmp_path / "table.csv"}, ["table"]) as further:
+        for name in ("table.csv", "curves.png"):
+            (tmp_path / name).write_text(name)
+        further.append(tmp_path / "curves.png")
+    files = read_json(tmp_path / "table.csv.run.json")["files"]
+    assert files == {name: file_digest(tmp_path / name) for name in ("table.csv", "curves.png")}
+
+
 def test_the_time_left_is_told_seldom_but_always_at_the_end(capsys):
     countdown = Countdown(3, "tiles", every_s=1000.0)
     for count in (1, 2, 3):
@@ -95,4 +109,4 @@ def test_the_time_left_is_told_seldom_but_always_at_the_end(capsys):
 def test_a_record_is_plain_json(tmp_path):
     with recorded("report", {"page": tmp_path / "report.html"}, ["page"]):
         (tmp_path / "report.html").write_text("<p>")
-    assert isinstance(json.loads((tmp_path / "report.run.json").read_text()), dict)
+    assert isinstance(json.loads((tmp_path / "report.html.run.json").read_text()), dict)

@@ -394,10 +394,20 @@ def test_fast_and_slow_voxels_of_unlike_size_are_noted(folder, capsys):
     assert told in capsys.readouterr().err
 
 
-def test_fast_and_slow_scans_at_unlike_places_are_noted(folder, capsys):
-    for name, start in (("noisy", 100), ("clean", 900)):
+@pytest.mark.parametrize(
+    ("starts", "units", "differ"),
+    [
+        ((100, 900), ("micrometer", "micrometer"), True),
+        ((100, 100), ("nanometer", "micrometer"), True),
+        ((1000, 1), ("nanometer", "micrometer"), False),
+        ((100, 900), (None, None), True),
+    ],
+)
+def test_fast_and_slow_scans_at_unlike_places_are_noted(folder, starts, units, differ, capsys):
+    for name, start, unit in zip(("noisy", "clean"), starts, units, strict=True):
         values = np.load(f"{name}.npy")
-        axes = [{"name": axis} for axis in ("tcyx" if name == "noisy" else "cyx")]
+        of_length = {"type": "space", "unit": unit} if unit else {}
+        axes = [{"name": axis, **(of_length if axis in "yx" else {})} for axis in ("tcyx" if name == "noisy" else "cyx")]
         steps = [
             {"type": "scale", "scale": [1] * values.ndim},
             {"type": "translation", "translation": [0] * (values.ndim - 1) + [start]},
@@ -408,7 +418,7 @@ def test_fast_and_slow_scans_at_unlike_places_are_noted(folder, capsys):
     config = configure(noisy={"path": "noisy.ome.zarr"}, clean={"path": "clean.ome.zarr"})
     assert ingest(config) == 0
     place(config, "field")
-    assert "noisy.ome.zarr::0 and clean.ome.zarr::0 begin at other places" in capsys.readouterr().err
+    assert ("noisy.ome.zarr::0 and clean.ome.zarr::0 begin at other places" in capsys.readouterr().err) == differ
 
 
 def test_a_scan_that_is_displaced_is_told(folder, capsys):

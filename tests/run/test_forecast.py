@@ -40,8 +40,9 @@ def test_tiles_shards_memory_and_storage_are_said(write, capsys):
     assert field.startswith("volume field: 40 x 48 voxels, channels 2\n  1 tile of 40 x 48, halo")
     assert large.startswith("volume large: 100 x 300 voxels, channels 2\n  10 tiles of 64 x 64, halo")
     assert "10 shards of 64 x 64, for 3 jobs" in large
-    # 30000 voxels of two channels; four values of each and six components; four statistics of each and a token
-    assert "input 0.24 MB, raw results 1.32 MB, finished volume 1.14 MB" in large
+    # 30000 voxels of two channels; four values of each and six components; four statistics of each, the
+    # novelty, two tokens and three colours
+    assert "input 0.24 MB, raw results 1.32 MB, finished volume 1.23 MB" in large
     assert float(re.search(r"at most ([\d.]+) GB of 2 GB", large)[1]) < 2
     # ingest, average, embed, tokenize, label, survey, score, calibrate, evaluate, gather, report; 3 of each of 5 members; of both
     # volumes fetch, place, plan, 3 infer, finish, compare, describe

@@ -8,6 +8,7 @@ import pytest
 from behindthenoise.core.embedding import Projection, embed, stored
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
 from behindthenoise.core.tokens import TokenModel, assign
+from behindthenoise.errors import StoreError
 from behindthenoise.io import stores
 from behindthenoise.run import label, models, token_models
 from behindthenoise.stages import Spec
@@ -148,3 +149,11 @@ def test_the_label_of_a_voxel_is_the_token_nearest_to_its_joined_latents(shape, 
             continue
         point = stored(embed(projection, joined)[0]).astype(np.float32)
         assert found[voxel] == 1 + np.argmin(((model.tree.centroids - point) ** 2).sum(axis=1)) == assign(model, point[:, None])[0]
+
+
+@pytest.mark.parametrize("name", ["pairs.zarr/clean", "heldout.zarr/quantiles", "heldout.zarr/spread", "labels.zarr/tokens"])
+def test_a_lost_file_is_refused_and_not_read_as_what_was_never_written(fields, write, tmp_path, name):
+    made = write(tmp_path, fields)
+    next(path for path in (tmp_path / name / "c").rglob("*") if path.is_file()).unlink()
+    with pytest.raises(StoreError, match=f"1 of the [0-9]+ files of .*{name} are lost"):
+        _ = made.source

@@ -85,6 +85,17 @@ def test_a_job_whose_log_ends_in_an_error_has_failed(folder, last):
     assert f"failed:\n  train 001: {last}" in shown_status()
 
 
+def test_a_job_that_a_library_warns_of_still_runs(folder):
+    warning = "/lib/torch/nn.py:88: UserWarning: this is slow\n  warnings.warn(slow)\n"
+    write(folder / "logs/some/train/001.log", f"{TELLS}{warning}")
+    assert "failed:" not in shown_status()
+    write(
+        folder / "logs/some/train/001.log",
+        f"{TELLS}{warning}Traceback (most recent call last):\n  a line\ntorch.OutOfMemoryError: none",
+    )
+    assert "failed:\n  train 001: torch.OutOfMemoryError: none" in shown_status()
+
+
 def test_a_job_that_is_done_needs_no_log(folder):
     write(folder / "results/some/pairs.json", {})
     write(folder / "logs/some/ingest.log", "btn ingest: error: of an earlier attempt\n")

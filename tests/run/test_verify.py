@@ -1,6 +1,7 @@
 """What `verify` says of results that it cannot judge; damage is tried in the workflow's tests."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +21,18 @@ def test_digests_of_another_version_are_no_damage(tmp_path):
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(StoreError, match="has no results"):
         verify.verify(tmp_path)
+
+
+def test_published_copies_are_found_from_within_the_results(tmp_path, monkeypatch):
+    for path in ("results/some/pairs.zarr/zarr.json", "copies/field.ome.zarr/zarr.json"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text("{}")
+    manifest = tmp_path / "results/some/volumes/field/publish.json"
+    manifest.parent.mkdir(parents=True)
+    sent = {"volume": "field", "path": "copies/field.ome.zarr", "options": {}, "files": {"zarr.json": {"bytes": 2}}}
+    manifest.write_text(json.dumps(sent))
+    for folder, results in ((tmp_path, "results/some"), (tmp_path / "results", "some"), (tmp_path / "results/some", ".")):
+        monkeypatch.chdir(folder)
+        assert verify.verify(Path(results)) == (1, [])
+    (tmp_path / "copies/field.ome.zarr/zarr.json").write_text("{}\n")
+    assert len(verify.verify(Path("."))[1]) == 1

@@ -60,6 +60,13 @@ def test_what_the_swept_networks_do_not_read_trains_nothing(changed):
     assert changed.plan("sweep") == Counter()
 
 
+def test_a_swept_setting_is_checked_as_it_is_swept(changed):
+    changed.configure(sweep={"training": {"batch": [100_000]}, "repeats": 1})
+    assert changed.run("sweep").returncode != 0
+    (log,) = (changed.folder / "logs/tiny/sweep").glob("*/000/train.log")
+    assert "a training step on 100000 patches" in log.read_text()
+
+
 def test_a_sweep_is_no_part_of_a_run(changed):
     assert not {rule for rule in changed.plan() if rule.startswith("sweep")}
 

@@ -277,6 +277,8 @@ def test_what_a_run_has_left_is_found_whole(finished):
         ("volumes/wide/jobs/1-of-2.json", "cut"),
         ("report/report.html", "lost"),
         ("report/figures/maps.png", "lost"),
+        ("report/slices.npz", "flipped"),
+        ("volumes/wide/tokens.csv", "flipped"),
     ],
 )
 def test_damage_is_found_and_the_file_named(changed, victim, harm, capsys):

@@ -44,7 +44,6 @@ rule report:
         slices=f"{R}/report/slices.npz",
     output:
         page=report(f"{R}/report/report.html", category="Page"),
-        figures=f"{R}/report/figures.json",
     log:
         f"{LOGS}/report.log",
     benchmark:
@@ -58,4 +57,4 @@ rule report:
         spec=spec("report"),
     shell:
         "python -m behindthenoise report --content {input.content:q} --slices {input.slices:q} --page {output.page:q}"
-        " --figures {output.figures:q} --spec {params.spec:q} > {log:q} 2>&1"
+        " --spec {params.spec:q} > {log:q} 2>&1"

@@ -28,6 +28,7 @@ use rule train as sweep_train with:
         f"{BENCHMARKS}/sweep/{{point}}/{{member}}/train.tsv"
     params:
         spec=of_point("train"),
+        check=uncompared(of_point("check")),
 
 
 rule sweep:

@@ -130,14 +130,14 @@ def outline(mask: Bool[np.ndarray, " row column"]) -> list[Ring]:
         for row, column in np.argwhere(bare).tolist():
             leaves.setdefault((row + start[0], column + start[1]), []).append(heading)
     rings = []
-    while leaves:
-        rings.append(_ring(leaves))
+    for start in sorted(leaves):
+        while start in leaves:
+            rings.append(_ring(leaves, start))
     return sorted(rings, key=lambda ring: -abs(_enclosed(ring)))
 
 
-def _ring(leaves: dict[Corner, list[Corner]]) -> Ring:
-    """One ring out of the edges that leave each corner; its edges are taken out."""
-    start = min(leaves)
+def _ring(leaves: dict[Corner, list[Corner]], start: Corner) -> Ring:
+    """The ring from a corner back to it out of the edges that leave each corner; its edges are taken out."""
     at, ring = start, [start]
     heading = leaves[at].pop(0)
     while True:

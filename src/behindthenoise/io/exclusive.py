@@ -47,7 +47,7 @@ def exclusive(result: Path, *, remind_s: float = 300.0) -> Iterator[None]:
     StoppedError
         If no Snakemake waits for this process, and a younger one is at work.
     """
-    path, me = result.with_suffix(".lock"), Holder(os.getpid(), platform.node(), time.time())
+    path, me = result.with_name(result.name + ".lock"), Holder(os.getpid(), platform.node(), time.time())
     try:
         held = _held(path, result, me, remind_s)
     except OSError as problem:

@@ -97,7 +97,7 @@ def placed(geometry: Geometry, told: Mapping[str, Any], selection: Selection, sp
     """
     expect_axes(geometry.space, selection.origin, spacing, str(told.get("origin", "the fields")))
     sizes, unit = _sizes(geometry, told, spacing)
-    places = {**_positions(told, unit), **selection.origin}
+    places = {**told_positions(told, unit), **selection.origin}
     return replace(
         geometry,
         spacing=tuple(sizes.get(axis, 1.0) for axis in geometry.space),
@@ -136,7 +136,7 @@ def _sizes(geometry: Geometry, told: Mapping[str, Any], spacing: Mapping[Any, fl
     return (sizes, unit) if set(geometry.space) <= set(sizes) else (usual, geometry.unit)
 
 
-def _positions(told: Mapping[str, Any], unit: str) -> Mapping[Any, float]:
+def told_positions(told: Mapping[str, Any], unit: str) -> Mapping[Any, float]:
     """Where a file's first voxel lies, in a unit; nothing if the file's own is unlike it."""
     factor = units.ratio(told.get("unit", unit), unit)
     return {axis: place * factor for axis, place in told.get("position", {}).items()} if factor else {}

@@ -17,6 +17,7 @@ from typing import Any
 from behindthenoise import __version__
 from behindthenoise.errors import StoreError
 
+RECORD = ".run.json"
 PACKAGES = ("torch", "numpy", "zarr", "tensorstore", "dask", "qlty", "scikit-learn", "xarray", "snakemake")
 
 
@@ -39,6 +40,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         return dict(json.loads(path.read_text()))
+    except FileNotFoundError as problem:
+        raise StoreError(f"{path} is not there; it is made by the workflow") from problem
     except (OSError, ValueError, TypeError) as problem:
         raise StoreError(f"{path} cannot be read ({problem}); delete it and run the workflow again") from problem
 
@@ -50,11 +53,13 @@ def file_digest(path: Path) -> str:
 
 
 @contextmanager
-def recorded(verb: str, options: Mapping[str, object], makes: Sequence[str] = ()) -> Iterator[None]:
+def recorded(verb: str, options: Mapping[str, object], makes: Sequence[str] = ()) -> Iterator[list[Path]]:
     """
     Log a job's start and end, and write its record beside the first file that it makes.
 
-    The record (`*.run.json`) holds digests of those files, and what may differ between two runs with equal results: versions, host,
+    Yields a list, to which files are added that no option names.
+
+    The record holds digests of those files, and what may differ between two runs with equal results: versions, host,
     seconds and memory.
 
     Parameters
@@ -64,20 +69,21 @@ def recorded(verb: str, options: Mapping[str, object], makes: Sequence[str] = ()
     """
     start = time.monotonic()
     log(f"{verb}: behindthenoise {__version__}, " + ", ".join(f"{key} {_shown(value)}" for key, value in options.items()))
-    yield
+    further: list[Path] = []
+    yield further
     seconds = round(time.monotonic() - start, 2)
     peak = peak_memory_bytes()
     log(f"{verb}: done in {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB")
     files = [path for key in makes if isinstance(path := options[key], Path)]
     if files:
-        digests = {os.path.relpath(path, files[0].parent): file_digest(path) for path in files}
+        digests = {os.path.relpath(path, files[0].parent): file_digest(path) for path in (*files, *further)}
         content = {"verb": verb, "files": digests, "seconds": seconds, "peak_memory_bytes": peak, **environment()}
         write_json(run_record(files[0]), content)
 
 
-def run_record(manifest: Path) -> Path:
-    """Where the record of the job that wrote a manifest stands."""
-    return manifest.with_suffix(".run.json")
+def run_record(made: Path) -> Path:
+    """Where the record stands of the job that makes this file first: beside `a.json` as `a.run.json`, `a.b` as `a.b.run.json`."""
+    return made.with_suffix(RECORD) if made.suffix == ".json" else made.with_name(made.name + RECORD)
 
 
 def environment() -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _drawings(content: Content) -> dict[str, Iterable[Drawing]]:
         "reference": _reference_drawings(content),
         "ensemble": _ensemble_drawings(content),
         "tokens": [*_token_drawings(content.field, "tokens", content.token_colours), *_stability_drawings(content)],
-        **{f"regions {index}": _region_drawings(found) for index, found in enumerate(content.regions, start=1)},
+        **{f"regions {index}": _region_drawings(found, index) for index, found in enumerate(content.regions, start=1)},
         **{
             f"volume {index}": _volume_drawings(plane, index, content.token_colours)
             for index, plane in enumerate(content.volumes, start=1)
@@ -349,10 +349,10 @@ def _stability_drawings(content: Content) -> Iterator[Drawing]:
         )
 
 
-def _region_drawings(found: RegionList) -> Iterator[Drawing]:
+def _region_drawings(found: RegionList, index: int) -> Iterator[Drawing]:
     promised = found.facts.get("remark") or found.facts.get("promise") or "The widest intervals, whatever the value."
     yield Drawing(
-        f"regions_{found.volume}_{found.name}",
+        f"regions_{index}_{found.volume}_{found.name}",
         overlay(dict(found.facts), found.median, found.regions),
         alt=f"Regions of {found.facts['words']} in {found.volume}",
         caption=" ".join([str(promised), *_tested(found)]),

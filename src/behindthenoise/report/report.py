@@ -5,7 +5,7 @@ from typing import Any
 
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.io.npz import read_npz
-from behindthenoise.io.record import file_digest, read_json, write_json
+from behindthenoise.io.record import read_json
 from behindthenoise.report import page as pages
 from behindthenoise.report.content import Content, RegionList, Slice
 from behindthenoise.stages import Spec
@@ -13,8 +13,8 @@ from behindthenoise.stages import Spec
 ARRAYS = ("noisy", "lower", "median", "upper", "clean", "tokens", "role", "colours")
 
 
-def run(spec: Spec, *, content: Path, slices: Path, page: Path, figures: Path) -> None:
-    """Write the page and, beside it, its figures, of which the manifest has the digests."""
+def run(spec: Spec, *, content: Path, slices: Path, page: Path) -> list[Path]:
+    """Write the page and, beside it, its figures; returns these."""
     data, arrays = read_json(content), read_npz(slices)
     field, *volumes = [read_slice(meta, arrays) for meta in data.pop("slices")]
     lists = [
@@ -24,8 +24,7 @@ def run(spec: Spec, *, content: Path, slices: Path, page: Path, figures: Path) -
     ]
     architecture = Architecture.from_data(data.pop("architecture"))
     pages.write(Content(**data, field=field, volumes=tuple(volumes), architecture=architecture, regions=tuple(lists)), page.parent)
-    drawn = sorted((page.parent / "figures").iterdir())
-    write_json(figures, {"stage": "report", "digests": {f"figures/{path.name}": file_digest(path) for path in drawn}})
+    return sorted((page.parent / "figures").iterdir())
 
 
 def read_slice(meta: dict[str, Any], arrays: Any) -> Slice:

@@ -40,8 +40,8 @@ class Series:
     rows: Sequence[Mapping[str, Value]]
 
 
-def run(spec: Spec, *, records: list[Path], table: Path, figure: Path) -> None:
-    """Write the table, the figure, and beside it the same figure as PNG."""
+def run(spec: Spec, *, records: list[Path], table: Path, figure: Path) -> list[Path]:
+    """Write the table, the figure, and beside it the same figure as PNG; returns this one."""
     sweep = spec.get("sweep", SweepConfig)
     own = Point(spec.get("network", NetworkConfig), spec.get("training", TrainingConfig))
     points = sweep.points(own.network, own.training)
@@ -53,6 +53,7 @@ def run(spec: Spec, *, records: list[Path], table: Path, figure: Path) -> None:
         drawn.savefig(figure.with_suffix(".png"))
     best = max(rows, key=lambda row: float(row["validation_correlation"]))
     log(f"sweep: {len(rows)} networks, highest correlation {best['validation_correlation']:.4f} at {best['point']}")
+    return [figure.with_suffix(".png")]
 
 
 def read_row(record: Path, points: Mapping[str, Point], keys: Sequence[Where]) -> dict[str, Value]:

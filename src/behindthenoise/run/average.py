@@ -13,7 +13,7 @@ from behindthenoise.stages import Spec
 def run(spec: Spec, *, members: list[Path], store: Path, manifest: Path) -> None:
     """Write the averaged quantiles and the spread of the members' medians, block by block."""
     groups = [stores.open_group(path) for path in members]
-    arrays = [stores.get_array(group, "quantiles") for group in groups]
+    arrays = [stores.whole_array(group, "quantiles") for group in groups]
     differences = [float(str(group.attrs["tiling_difference"])) for group in groups]
     facts = {"levels": ["lower", "median", "upper"], "members": len(arrays), "tiling_difference": max(differences)}
     group = stores.create_group(store, facts)

@@ -98,7 +98,7 @@ def run(
 ) -> None:
     """Write the findings, and log them."""
     source, units = HeldOut.open(pairs, heldout, labels), on_disk.read(scores)
-    raw = stores.get_array(stores.open_group(quantiles), "quantiles")
+    raw = stores.whole_array(stores.open_group(quantiles), "quantiles")
     tokens = stores.whole_array(stores.open_group(finished), "labels/tokens/0")
     name = finished.name.removesuffix(".ome.zarr")
     found = findings(source, raw, tokens, units.unit_kind, units.unit_edge)

@@ -23,27 +23,32 @@ Row = dict[str, Value]
 SMALLEST = 9  # voxels of a region of a class; what is smaller is speckle, of which there may be millions
 
 
-def run(spec: Spec, *, finished: Path, geometry: Path, known: Path, coverage: Path, folder: Path, manifest: Path) -> None:
-    """Write `tokens.csv` and, where there are classes, `classes.csv` and `class_regions.csv`."""
+def run(spec: Spec, *, finished: Path, geometry: Path, known: Path, coverage: Path, folder: Path, manifest: Path) -> list[Path]:
+    """Write `tokens.csv` and, where there are classes, `classes.csv`, `class_regions.csv` and their map; returns the tables."""
     classes = sorted(spec.part("tokens", TokensConfig).classes)
     group, placed = stores.open_group(finished), read_geometry(geometry)
     learned, composed = tables.read(known), described(group, "tokens", placed)
     judged = covered(tables.read(coverage), len(learned))
     total = max(sum(int(row["voxels"]) for row in composed), 1)
     rows = [{**one, **two, **three} for one, two, three in zip(learned, composed, judged, strict=True)]
-    tables.write(folder / "tokens.csv", [{**row, "share": int(row["voxels"]) / total} for row in rows])
+    of_tokens, of_classes, of_regions = written = [folder / f"{name}.csv" for name in ("tokens", "classes", "class_regions")]
+    tables.write(of_tokens, [{**row, "share": int(row["voxels"]) / total} for row in rows])
     log(f"describe: {len(rows)} tokens")
     # those of classes that the config no longer names
-    for old in ("classes.csv", "class_regions.csv"):
-        (folder / old).unlink(missing_ok=True)
-    shutil.rmtree(folder / "class_regions.zarr", ignore_errors=True)
+    for old in (of_classes, of_regions):
+        old.unlink(missing_ok=True)
+    shutil.rmtree(of_regions.with_suffix(".zarr"), ignore_errors=True)
+    digests = {}
     if classes:
         named = [{"class": name, **row} for name, row in zip(classes, described(group, "classes", placed), strict=True)]
-        tables.write(folder / "classes.csv", [{**row, "share": int(row["voxels"]) / total} for row in named])
-        found = regions_of(group, classes, placed, folder)
-        tables.write(folder / "class_regions.csv", found)
+        tables.write(of_classes, [{**row, "share": int(row["voxels"]) / total} for row in named])
+        target = map_of_regions(of_regions.with_suffix(".zarr"), group, placed)
+        found = regions_of(target, group, classes, placed)
+        tables.write(of_regions, found)
+        digests["region"] = stores.digest(target)
         log(f"describe: {len(found)} connected regions of {len(classes)} classes")
-    write_json(manifest, {"stage": "describe", "tokens": len(rows), "classes": classes})
+    write_json(manifest, {"stage": "describe", "tokens": len(rows), "classes": classes, "digests": digests})
+    return [path for path in written if path.exists()]
 
 
 def names_of(channels: Sequence[str]) -> list[str]:
@@ -122,17 +127,21 @@ def covered(rows: list[Row], tokens: int) -> list[Row]:
     ]
 
 
-def regions_of(group: zarr.Group, classes: Sequence[str], geometry: Geometry, folder: Path) -> list[Row]:
-    """Connected regions of every class, the largest first: size, position and box in units of length, share of the box filled."""
+def map_of_regions(path: Path, group: zarr.Group, geometry: Geometry) -> zarr.Array[Any]:
+    """An empty map like that of the classes."""
+    labels = stores.whole_array(group, "labels/classes/0")
+    cut = stores.Cut(labels.chunks, stores.files(labels))
+    made = stores.create_group(path, {})
+    return stores.create_array(made, "region", labels.shape, dtype="uint32", chunks=cut, dims=geometry.space)
+
+
+def regions_of(target: zarr.Array[Any], group: zarr.Group, classes: Sequence[str], geometry: Geometry) -> list[Row]:
+    """
+    Connected regions of every class, the largest first, after numbering them in the target.
+
+    Size, position and box are in units of length, beside the share of the box that is filled.
+    """
     labels, image = stores.whole_array(group, "labels/classes/0"), stores.whole_array(group, "0")
-    target = stores.create_array(
-        stores.create_group(folder / "class_regions.zarr", {}),
-        "region",
-        labels.shape,
-        dtype="uint32",
-        chunks=stores.Cut(labels.chunks, stores.files(labels)),
-        dims=geometry.space,
-    )
     count = connected(labels, target, smallest=SMALLEST)
     sums, kinds = summed(target, count, image, len(geometry.channels)), kinds_of(target, labels, count)
     start, spacing, names = np.array(geometry.origin), np.array(geometry.spacing), names_of(geometry.channels)

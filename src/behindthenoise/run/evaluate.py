@@ -38,8 +38,8 @@ def run(
     members: list[Path],
     folder: Path,
     manifest: Path,
-) -> None:
-    """Write the tables and their manifest."""
+) -> list[Path]:
+    """Write the tables and their manifest; returns the tables."""
     config, (calibration, noisy_thresholds) = spec.part("calibration", CalibrationConfig), stored.read(thresholds)
     counted, source = counts_on_disk.read(scores), HeldOut.open(pairs, heldout, labels)
     rows: dict[str, list[Row]] = {name: [] for name in TABLES}
@@ -68,9 +68,11 @@ def run(
         log(f"evaluate: {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found["channels"][0].items()))
         for table, part in found.items():
             rows[table] += [{"channel": name, **row} for row in part]
-    for name, table_rows in rows.items():
-        tables.write(folder / f"{name}.csv", table_rows)
-    write_json(manifest, {"stage": "evaluate", **{name: file_digest(folder / f"{name}.csv") for name in TABLES}})
+    written = [folder / f"{name}.csv" for name in TABLES]
+    for path in written:
+        tables.write(path, rows[path.stem])
+    write_json(manifest, {"stage": "evaluate", **{path.stem: file_digest(path) for path in written}})
+    return written
 
 
 def sampled(source: HeldOut) -> Iterator[tuple[Piece, np.ndarray]]:
@@ -127,7 +129,7 @@ def by_size(source: HeldOut, members: list[Path], channel: int) -> list[Row]:
     rows: list[Row] = []
     total: np.ndarray | None = None
     for count, path in enumerate(members, start=1):
-        one = source.of_member(stores.get_array(stores.open_group(path), "quantiles"))
+        one = source.of_member(stores.whole_array(stores.open_group(path), "quantiles"))
         pieces = [(piece.quantiles[:, channel, kept], piece.truth[channel, kept]) for piece, kept in sampled(one)]
         quantiles, truth = (np.concatenate(column, axis=-1) for column in zip(*pieces, strict=True))
         total = quantiles.astype(np.float64) if total is None else total + quantiles

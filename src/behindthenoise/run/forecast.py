@@ -17,6 +17,7 @@ from behindthenoise.core import memory, patches, tiling
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.network import Network
 from behindthenoise.core.training import Training
+from behindthenoise.io.finished import PRIMARIES
 from behindthenoise.io.geometry import told_by
 from behindthenoise.io.volumes import STATISTICS
 from behindthenoise.run import check, fetch, ingest, place
@@ -149,7 +150,7 @@ def described(config: Config, drawn: Sequence[Architecture], field: Field) -> It
     core, halo, voxels = layout.core, layout.halo, prod(shape)
     tiles, shards = tiling.tiles(shape, core, halo), tiling.tiles(shape, layout.shard, 0)
     read = sum(prod(part.stop - part.start for part in tile.read) for tile in tiles)
-    raw, finished = voxels * (16 * field.channels + 2 * components), voxels * (4 * (len(STATISTICS) * field.channels + 1) + 2)
+    raw, finished = voxels * (16 * field.channels + 2 * components), voxels * finished_bytes(config, field.channels)
     seconds = seconds_of(drawn, core, halo)
     yield f"volume {field.name}: {_times(shape)} voxels, channels {field.channels}"
     more = 100 * (read / voxels - 1)
@@ -165,6 +166,12 @@ def described(config: Config, drawn: Sequence[Architecture], field: Field) -> It
         f"with {_count(torch.get_num_threads(), 'thread')}: "
         f"{_duration(voxels * seconds / prod(core))} for all, shared by the jobs that run side by side"
     )
+
+
+def finished_bytes(config: Config, channels: int) -> int:
+    """Bytes of a voxel in a finished volume: statistics and novelty, tokens at two levels, false colours, and what is asked for."""
+    values = len(STATISTICS) * channels + 1 + channels * config.inference.spread
+    return 4 * values + 2 + len(PRIMARIES) + bool(config.tokens.classes)
 
 
 def seconds_of(drawn: Sequence[Architecture], core: Sequence[int], halo: int) -> float:

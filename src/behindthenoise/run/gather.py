@@ -48,8 +48,8 @@ def run(
     records: list[Path],
     graphs: list[Path],
     content: Path,
-) -> None:
-    """Write `content.json`, and the arrays beside it as `slices.npz`."""
+) -> list[Path]:
+    """Write `content.json`, and the arrays beside it as `slices.npz`; returns these."""
     loaded, signed = store_of_pairs.read(pairs), read_json(certificate)
     placed = {path.parent.name: read_geometry(path) for path in geometries}
     finished = {path.name.removesuffix(".ome.zarr"): path for path in volumes}
@@ -88,7 +88,9 @@ def run(
             "config_text": yaml.safe_dump(spec.sections, sort_keys=False, allow_unicode=True),
         },
     )
-    write_npz(content.with_name("slices.npz"), arrays)
+    slices = content.with_name("slices.npz")
+    write_npz(slices, arrays)
+    return [slices]
 
 
 def cut(name: str, finished: Path, pairs: Pairs, placed: Mapping[str, Geometry]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -108,7 +110,7 @@ def cut(name: str, finished: Path, pairs: Pairs, placed: Mapping[str, Geometry])
         "noisy": np.where(mask, noisy, np.nan).astype(np.float32),
         **{key: bands[:, index] for index, key in enumerate(("lower", "median", "upper"))},
         "tokens": np.asarray(stores.whole_array(group, "labels/tokens/0")[where]),
-        "colours": np.asarray(stores.get_array(group, f"{EMBEDDING}/0")[(slice(None), *where)]),
+        "colours": np.asarray(stores.whole_array(group, f"{EMBEDDING}/0")[(slice(None), *where)]),
     }
     if name == "field":
         arrays["clean"] = pairs.clean[shown_image(pairs.split)][(slice(None), *where)]

@@ -90,7 +90,7 @@ class HeldOut:
         Raises
         ------
         StoreError
-            If one is absent or incomplete.
+            If one is absent or incomplete, or files of it are lost.
         """
         fields, averaged = stores.open_group(pairs), stores.open_group(ensemble)
         difference = averaged.attrs.asdict().get("tiling_difference")
@@ -100,10 +100,10 @@ class HeldOut:
             role=stores.whole_array(fields, "role"),
             noisy=stores.whole_array(fields, "noisy"),
             clean=stores.whole_array(fields, "clean"),
-            quantiles=stores.get_array(averaged, "quantiles"),
-            spread=stores.get_array(averaged, "spread"),
-            tokens=stores.get_array(stores.open_group(tokens), "tokens"),
-            difference=stores.get_array(fields, "clean_difference") if "clean_difference" in fields else None,
+            quantiles=stores.whole_array(averaged, "quantiles"),
+            spread=stores.whole_array(averaged, "spread"),
+            tokens=stores.whole_array(stores.open_group(tokens), "tokens"),
+            difference=stores.whole_array(fields, "clean_difference") if "clean_difference" in fields else None,
             scale=store_of_pairs.read_scale(pairs),
             axes=store_of_pairs.read_axes(pairs),
             gap=int(str(fields.attrs["gap"])),

@@ -16,7 +16,7 @@ from behindthenoise.stages import Spec
 def run(spec: Spec, *, members: list[Path], projection: Path, tokens: Path, store: Path, manifest: Path) -> None:
     """Write the tokens, block by block: 0 where a voxel neither calibrates nor tests."""
     mapping, model = models.read_projection(projection), token_models.read(tokens)
-    latents = [stores.get_array(stores.open_group(path), "latents") for path in members]
+    latents = [stores.whole_array(stores.open_group(path), "latents") for path in members]
     shape, chunks = ((*sizes[:2], *sizes[3:]) for sizes in (latents[0].shape, latents[0].chunks))
     dims = ("image", "scan", *SPACE_AXES[-(latents[0].ndim - 3) :])
     target = stores.create_array(

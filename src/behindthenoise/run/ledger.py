@@ -6,9 +6,8 @@ from typing import Any
 
 from behindthenoise import __version__
 from behindthenoise.config import Config
-from behindthenoise.io.record import read_json, write_json
+from behindthenoise.io.record import RECORD, read_json, write_json
 
-RECORD = ".run.json"
 # Of a record, what belongs to one job; the rest is told of each machine once.
 OF_A_JOB = ("verb", "seconds", "peak_memory_bytes", "finished")
 

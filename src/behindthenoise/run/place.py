@@ -1,12 +1,13 @@
 """Verb `place`: what sources and the configuration say of a volume → where its voxels lie, and how large they are."""
 
 from collections.abc import Mapping
+from math import isclose
 from pathlib import Path
 from typing import Any
 
 from behindthenoise.config import PairsConfig, Selection, VolumeConfig
 from behindthenoise.io import units, volumes
-from behindthenoise.io.geometry import Axes, Geometry, placed, write_geometry
+from behindthenoise.io.geometry import Axes, Geometry, placed, told_positions, write_geometry
 from behindthenoise.io.record import log
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Told, better_told
@@ -67,10 +68,13 @@ def tell_contradictions(config: PairsConfig | None, trained: Geometry, told: Tol
         return
     for source in told.values():
         tell_disbelief(trained, source, "the pairs")
-    places = [source["position"] for source in told.values() if "position" in source]
-    if len(places) == len(told) and places[0] != places[1]:
-        names = " and ".join(source["origin"] for source in told.values())
-        log(f"warning: {names} begin at other places, {places[0]} and {places[1]}")
+    placed_by = [source for source in told.values() if "position" in source]
+    if len(placed_by) == 2:
+        unit = str(placed_by[0].get("unit", trained.unit))
+        first, second = (told_positions(source, unit) for source in placed_by)
+        if any(not isclose(first[axis], second[axis], rel_tol=1e-6, abs_tol=1e-9) for axis in set(first) & set(second)):
+            names = " and ".join(source["origin"] for source in placed_by)
+            log(f"warning: {names} begin at other places, {dict(first)} and {dict(second)} {unit}")
 
 
 def tell_disbelief(found: Geometry, told: Mapping[str, Any], who: str) -> None:

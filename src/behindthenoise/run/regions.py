@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from math import floor, isfinite, prod
 from pathlib import Path
 from typing import Any
@@ -315,7 +316,7 @@ def widest(width: da.Array, share: float) -> tuple[da.Array, dict[str, Any]]:
     """Voxels whose intervals are wider than all others: at most this share of those with data, less where many are alike."""
     leading = summed(width, discovery.leading)
     total = int(leading.sum())
-    below = total - floor(share * total)
+    below = total - floor(Fraction(str(share)) * total)  # of 0.29 and 100 floats make 28
     bucket = int(np.searchsorted(leading.cumsum(), below))
     trailing = summed(width, lambda values: discovery.trailing(values, bucket))
     rest = int(np.searchsorted(trailing.cumsum(), below - int(leading[:bucket].sum())))

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, takewhile
 from math import ceil, prod
 from pathlib import Path
 from string import Formatter
@@ -69,6 +69,8 @@ FILES: dict[str, tuple[str, ...]] = {
 # Space that jobs share: the store is laid out by `plan` and filled by `infer`.
 SHARED = {"infer": "volumes/{volume}/quantiles.zarr"}
 TAIL_BYTES = 4000
+TIMED = re.compile(r"\d\d:\d\d:\d\d ")
+FAILED = re.compile(r"btn |Traceback |[\w.]+(Error|Exception|Interrupt)\b|Killed|Terminated")
 MOST_SHOWN = 12
 COLUMNS = ("step", "done", "begun", "failed", "waiting", "on disk", "mean", "most", "memory", "left")
 
@@ -97,27 +99,31 @@ class Job:
         """
         What is known of it: done, begun, failed or waiting.
 
-        Begun is a job that has a log that ends without an error: one that runs, or was killed. Snakemake removes the output of a
-        job before it runs it again, and of one that failed.
+        Begun is a job whose log ends with a line of ours, which has a time, or with a library's warning: one that runs, or was
+        killed. Snakemake removes the output of a job before it runs it again, and of one that failed.
         """
         if self.output.exists():
             return "done"
         if not self.log.exists():
             return "waiting"
-        last = self.last_line()
-        return "failed" if last and not re.match(r"\d\d:\d\d:\d\d ", last) else "begun"
+        others = list(takewhile(lambda line: not TIMED.match(line), reversed(self.last_lines())))
+        is_warning = any("Warning" in line for line in others) and not any(FAILED.match(line) for line in others)
+        return "failed" if others and not is_warning else "begun"
 
-    def last_line(self) -> str:
+    def last_lines(self) -> list[str]:
         """What the log ends with; empty where it says nothing yet."""
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
             lines = file.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return [line.strip() for line in lines if line.strip()]
+
+    def last_line(self) -> str:
+        """The last of them."""
+        return next(reversed(self.last_lines()), "")
 
     def silent_s(self) -> float:
         """Seconds since it has written its log, or its results, as a training its checkpoint."""
-        written = [path.stat().st_mtime for path in (self.log, *self.places) if path.exists()]
-        return max(0.0, time.time() - max(written))
+        return max(0.0, time.time() - max(map(written_at, (self.log, *self.places))))
 
     def left_s(self) -> float:
         """Seconds that it needs according to its log; 0 where that does not say."""
@@ -279,10 +285,18 @@ def shards_of(config: Config) -> Iterator[str]:
             shard = read_json(folder / "quantiles.zarr" / "zarr.json")["attributes"]["shard"]
         except (StoreError, KeyError):
             continue
-        records = sorted((folder / "shards").glob("*.json"), key=lambda record: record.stat().st_mtime)
+        records = sorted((folder / "shards").glob("*.json"), key=written_at)
         # records of an earlier layout or of other networks end in another key, and do not count
         written = sum(record.suffixes[-2] == records[-1].suffixes[-2] for record in records)
         yield f"volume {volume}: {written} of {prod(ceil(size / edge) for size, edge in zip(shape, shard, strict=True))} shards"
+
+
+def written_at(path: Path) -> float:
+    """Time of its last change; 0 where a job has removed it meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def in_bytes(count: int) -> str:

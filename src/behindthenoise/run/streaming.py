@@ -106,7 +106,7 @@ def stream(store: Path, units: Int[np.ndarray, " unit"], config: TrainingConfig,
         Training units that count.
     """
     group = stores.open_group(store)
-    arrays = {name: stores.get_array(group, name) for name in ARRAYS}
+    arrays = {name: stores.whole_array(group, name) for name in ARRAYS}
     images, *shape = arrays["role"].shape
     grids, border = patching.lay_out(shape, config.patch, radius)
     kept = []
@@ -129,7 +129,7 @@ def training_voxels(
 def training_units(store: Path) -> Int[np.ndarray, " unit"]:
     """Ids of the units that train, rising; read chunk by chunk."""
     group = stores.open_group(store)
-    role, unit = stores.get_array(group, "role"), stores.get_array(group, "unit")
+    role, unit = stores.whole_array(group, "role"), stores.whole_array(group, "unit")
     found: set[int] = set()
     for region in stores.blocks(role):
         found |= set(np.unique(np.asarray(unit[region])[np.asarray(role[region]) == TRAIN]).tolist())

@@ -76,7 +76,7 @@ def fit(config: CalibrationConfig, source: HeldOut, pairs: Path, samples: list[S
 
 def clean_at(pairs: Path, voxels: np.ndarray) -> np.ndarray:
     """Clean values of every channel at flat indices into (image, *space), (c, n)."""
-    clean = stores.get_array(stores.open_group(pairs), "clean")
+    clean = stores.whole_array(stores.open_group(pairs), "clean")
     image, *position = np.unravel_index(voxels, (clean.shape[0], *clean.shape[2:]))
     found = np.empty((clean.shape[1], voxels.size), np.float32)
     for index in np.unique(image).tolist():

@@ -10,11 +10,10 @@ import zarr
 from behindthenoise import remote
 from behindthenoise.errors import RemoteError, StoreError
 from behindthenoise.io import stores, volumes
-from behindthenoise.io.record import file_digest, read_json
+from behindthenoise.io.record import RECORD, file_digest, read_json
 from behindthenoise.run import publish
 from behindthenoise.run.shards import Shards, name_of
 
-RECORD = ".run.json"
 # What reading damaged data may raise, beside saying that there is none.
 UNREADABLE = (ValueError, OSError, RuntimeError)
 
@@ -91,24 +90,14 @@ def files_of(results: Path) -> Iterator[Written]:
         yield from (Written(path.parent / name, "", digest, output) for name, digest in digests.items())
 
 
-def listed_of(results: Path) -> Iterator[Written]:
-    """Tables of the evaluation and figures of the report, of which there are too many for options."""
-    manifest = results / "evaluation" / "evaluate.json"
-    for name, digest in content_of(manifest).items():
-        if name != "stage":
-            yield Written(manifest.with_name(f"{name}.csv"), "", digest, manifest)
-    figures = results / "report" / "figures.json"
-    for name, digest in content_of(figures).get("digests", {}).items():
-        yield Written(figures.parent / name, "", digest, figures)
-
-
 def arrays_of(results: Path) -> Iterator[Written]:
     """Arrays that manifests have the digests of, but for the raw results of volumes."""
     for manifest, store in (
         (results / "pairs.json", results / "pairs.zarr"),
         *((path, path.with_name("input.zarr")) for path in sorted(results.glob("volumes/*/input.json"))),
         *((path, results / "volumes" / f"{path.parent.name}.ome.zarr") for path in sorted(results.glob("volumes/*/finish.json"))),
-        *((path, path.with_name(f"{path.stem}.zarr")) for path in sorted(results.glob("volumes/*/regions/*.json"))),
+        *((path, path.with_name("class_regions.zarr")) for path in sorted(results.glob("volumes/*/describe.json"))),
+        *((path, path.with_suffix(".zarr")) for path in sorted(results.glob("volumes/*/regions/*.json"))),
     ):
         for name, digest in content_of(manifest).get("digests", {}).items():
             yield Written(store, name, digest, manifest)
@@ -183,7 +172,7 @@ def verify(results: Path) -> tuple[int, list[Damage]]:
     """
     if not (results / "pairs.zarr").is_dir():
         raise StoreError(f"{results} has no results: no pairs.zarr; name a folder like results/blobs")
-    everything = [*files_of(results), *listed_of(results), *arrays_of(results)]
+    everything = [*files_of(results), *arrays_of(results)]
     if any(one.array and len(one.digest) != stores.DIGEST_LENGTH for one in everything):
         raise StoreError(f"{results} was written by another version of this project, with other digests; run the workflow again")
     damages = [damage for one in everything for damage in one.damages()]
@@ -191,7 +180,7 @@ def verify(results: Path) -> tuple[int, list[Damage]]:
     for volume in raw:
         damages += damaged_shards(volume)
     copies = sorted(results.glob("volumes/*/publish.json"))
-    damages += damaged_copies(copies, results.parent.parent)
+    damages += damaged_copies(copies, results.resolve().parent.parent)
     return len(everything) + len(raw) * len(volumes.RAW) + len(copies), damages
 
 
