@@ -198,12 +198,13 @@ def test_chunks_leave_the_tables_as_they_are(evaluated, make, monkeypatch):
 def test_no_more_voxels_are_held_than_are_judged(evaluated, monkeypatch):
     """Test voxels may be a thousand million; the sample is the same for the ensemble and for each member."""
     _, experiment, calibration, _, tables = evaluated
-    monkeypatch.setattr(evaluate, "MOST", 200)
+    for name in ("MOST", "MOST_OF_MEMBERS"):
+        monkeypatch.setattr(evaluate, name, 200)
     counted = evaluate.counts_on_disk.read(experiment.folder / "scores.npz")
     config = CalibrationConfig(**ASKED)
     judged = evaluate.collect(experiment.source, counted, calibration, 1, config)
     assert 190 <= judged.truth.size <= 210 < rows_of(tables["channels"], 1)[0]["pixels"]
-    row = evaluate.by_size(experiment.source, experiment.members, 1)[-1]
+    row = evaluate.by_size(experiment.source, experiment.members)[1][-1]
     lower, median, upper = judged.quantiles
     assert row["width"] == pytest.approx((upper - lower).mean(), rel=1e-5)
     assert row["correlation"] == pytest.approx(np.corrcoef(median, judged.truth)[0, 1], rel=1e-5)

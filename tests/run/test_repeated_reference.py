@@ -19,8 +19,8 @@ SPLIT = {
 }
 
 
-@pytest.mark.parametrize("scans", [2, 3])
-def test_slow_scans_are_averaged_by_halves_and_their_difference_is_kept(tmp_path, monkeypatch, scans):
+@pytest.mark.parametrize("scans", [2, 3, 5])
+def test_slow_scans_are_averaged_and_their_difference_kept_with_noise_like_that_of_the_mean(tmp_path, monkeypatch, scans):
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     slow = random.normal(size=(scans, 48, 48)).astype(np.float32)
@@ -31,8 +31,11 @@ def test_slow_scans_are_averaged_by_halves_and_their_difference_is_kept(tmp_path
     assert main(["ingest", "--store", "pairs.zarr", "--manifest", "pairs.json", "--spec", specification(config, "ingest")]) == 0
     stored = zarr.open_group("pairs.zarr", mode="r")
     first, second = slow[::2].mean(axis=0), slow[1::2].mean(axis=0)
-    np.testing.assert_allclose(stored["clean"][0, 0], (first + second) / 2, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(stored["clean_difference"][0, 0], (first - second) / 2, rtol=1e-5, atol=1e-6)
+    clean, difference = stored["clean"][0, 0], stored["clean_difference"][0, 0]
+    np.testing.assert_allclose(clean, slow.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(difference / (first - second), np.sqrt((scans // 2) * ((scans + 1) // 2)) / scans, rtol=1e-4)
+    assert difference.var() == pytest.approx(1 / scans, rel=0.1)
+    assert np.corrcoef(clean.ravel(), difference.ravel())[0, 1] == pytest.approx(0, abs=0.06)
 
 
 def test_the_noise_that_repeated_scans_show_is_that_of_their_mean():

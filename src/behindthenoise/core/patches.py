@@ -1,4 +1,4 @@
-"""Training patches, cut by qlty; its border weights say how much of a patch counts in the loss."""
+"""Training patches, cut by qlty; border weights like its own say how much of a patch counts in the loss."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +123,11 @@ def places(grids: Sequence[Grid]) -> Iterator[tuple[tuple[int, ...], tuple[slice
 
 
 def frame(grids: Sequence[Grid], border: int, border_weight: float, index: Sequence[int]) -> Float[np.ndarray, " *window"]:
-    """Weights of one window in the loss, before it is known which voxels count; `index` is its number along each axis."""
+    """
+    Weights of one window in the loss, before it is known which voxels count; `index` is its number along each axis.
+
+    They are qlty's border weights, but that a frame has full weight where the window ends with the image.
+    """
     inside = np.ones([grid.window for grid in grids], bool)
     for axis, (grid, number) in enumerate(zip(grids, index, strict=True)):
         width = min(border, (grid.window - 1) // 2)
@@ -160,12 +164,11 @@ def cut(
         too, and the frame has full weight.
     """
     grids, border = lay_out(counts.shape[1:], patch, border)
-    quilt = _quilt(grids, border, border_weight)
+    quilt = _quilt(grids)
+    frames = torch.from_numpy(np.stack([frame(grids, border, border_weight, index) for index, _ in places(grids)])[:, None])
     images, scans = noisy.shape[:2]
     clean_patches = quilt.unstitch(torch.from_numpy(clean))
-    weights = quilt.unstitch(torch.from_numpy(counts[:, None].astype(np.float32))) * _frames(
-        quilt, grids, border, border_weight
-    ).repeat(images, *[1] * (clean.ndim - 1))
+    weights = quilt.unstitch(torch.from_numpy(counts[:, None].astype(np.float32))) * frames.repeat(images, *[1] * (clean.ndim - 1))
     noisy_patches = quilt.unstitch(torch.from_numpy(noisy.reshape(images * scans, *noisy.shape[2:])))
     kept = torch.nonzero(weights.flatten(1).sum(1) > 0).flatten()
     count = len(clean_patches) // images
@@ -175,35 +178,12 @@ def cut(
     return Patches(noisy_patches[positions], clean_patches[kept], weights[kept], pairs, pairs.device)
 
 
-def _quilt(grids: list[Grid], border: int, border_weight: float) -> NCYXQuilt | NCZYXQuilt:
+def _quilt(grids: list[Grid]) -> NCYXQuilt | NCZYXQuilt:
     """The qlty quilt with these grids."""
     quilt = {2: NCYXQuilt, 3: NCZYXQuilt}[len(grids)]
     return quilt(
         *(grid.size for grid in grids),
         window=tuple(grid.window for grid in grids),
         step=tuple(grid.step for grid in grids),
-        # a frame must leave an inside on every axis; on an axis that is one window no frame counts anyway
-        border=tuple(min(border, (grid.window - 1) // 2) for grid in grids),
-        border_weight=border_weight,
+        border=None,
     )
-
-
-def _frames(
-    quilt: NCYXQuilt | NCZYXQuilt, grids: list[Grid], border: int, border_weight: float
-) -> Float[Tensor, " place 1 *window"]:
-    """qlty's weights of one image's patches, with full weight in the frame where a patch ends with the image."""
-    inside = quilt.border_tensor().to(torch.float32)
-    # not `quilt.border_weight`, which is never 0, so that patches that count in their frame alone would stay
-    weight = inside + (1 - inside) * border_weight
-    frames = weight.expand(*(grid.count for grid in grids), *weight.shape).clone()
-    for axis, grid in enumerate(grids):
-        width = min(border, (grid.window - 1) // 2)
-        if width == 0:
-            continue
-        # views of the same memory: first patches lose their low frame, last patches their high frame
-        low = frames.select(axis, 0).movedim(axis + len(grids) - 1, 0)
-        low[:width] = low[width].clone()
-        high = frames.select(axis, grid.count - 1).movedim(axis + len(grids) - 1, 0)
-        high[-width:] = high[-width - 1].clone()
-    reshaped: Tensor = frames.reshape(-1, 1, *weight.shape)
-    return reshaped

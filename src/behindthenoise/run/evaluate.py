@@ -24,6 +24,7 @@ from behindthenoise.stages import Spec
 
 TABLES = ("channels", "intensity", "tokens", "widths", "units", "reliability", "pit", "reference", "ensemble")
 MOST = 1 << 23  # test voxels that are judged, drawn evenly from all; more would not move any digit that is shown
+MOST_OF_MEMBERS = 1 << 20  # of them, those that show what members add, in all channels at once
 LEVELS = tuple(level / 100 for level in range(1, 100))
 
 
@@ -43,7 +44,7 @@ def run(
     config, (calibration, noisy_thresholds) = spec.part("calibration", CalibrationConfig), stored.read(thresholds)
     counted, source = counts_on_disk.read(scores), HeldOut.open(pairs, heldout, labels)
     rows: dict[str, list[Row]] = {name: [] for name in TABLES}
-    every = list(at_every_level(config, counted))
+    every, by_members = list(at_every_level(config, counted)), by_size(source, members)
     for channel, name in enumerate(source.axes.channels):
         test = collect(source, counted, calibration, channel, config)
         widened = np.array([noisy_thresholds[channel]], np.float32)
@@ -58,7 +59,7 @@ def run(
             "reliability": reliability,
             "pit": pit,
             "reference": judge.reference_noise(test, source.axes.value_unit, config.miscoverage),
-            "ensemble": by_size(source, members, channel),
+            "ensemble": by_members[channel],
         }
         nominal = 1 - float(config.miscoverage)
         for group in ("intensity", "tokens"):
@@ -75,9 +76,9 @@ def run(
     return written
 
 
-def sampled(source: HeldOut) -> Iterator[tuple[Piece, np.ndarray]]:
+def sampled(source: HeldOut, most: int) -> Iterator[tuple[Piece, np.ndarray]]:
     """Test voxels piece by piece, with the places in each of those that are judged: the same whenever they are drawn."""
-    random, share = np.random.default_rng(judge.SEED), min(1.0, MOST / source.voxels(int(TEST)))
+    random, share = np.random.default_rng(judge.SEED), min(1.0, most / source.voxels(int(TEST)))
     for piece in source.pieces(int(TEST)):
         size = piece.truth.shape[1]
         yield piece, metrics.subsample(size, round(share * size), random)
@@ -88,7 +89,7 @@ def collect(source: HeldOut, counted: Scored, calibration: Calibration, channel:
     units = Units.of(counted.unit_kind, counted.unit_edge, source.boxes(int(TEST)))
     parts: list[tuple[np.ndarray, ...]] = []
     differences: list[np.ndarray] = []
-    for piece, kept in sampled(source):
+    for piece, kept in sampled(source, MOST):
         unit = units.ids(piece.image, piece.position[:, kept])
         parts.append(
             (
@@ -124,22 +125,22 @@ def at_every_level(config: CalibrationConfig, counted: Scored) -> Iterator[tuple
         yield level, Calibration(counted.scores, counted.groups, tuple(found))
 
 
-def by_size(source: HeldOut, members: list[Path], channel: int) -> list[Row]:
-    """Accuracy, width and coverage before calibration of the first k members, for every k."""
-    rows: list[Row] = []
+def by_size(source: HeldOut, members: list[Path]) -> list[list[Row]]:
+    """By channel, accuracy, width and coverage before calibration of the first k members, for every k."""
+    rows: list[list[Row]] = [[] for _ in source.axes.channels]
     total: np.ndarray | None = None
     for count, path in enumerate(members, start=1):
         one = source.of_member(stores.whole_array(stores.open_group(path), "quantiles"))
-        pieces = [(piece.quantiles[:, channel, kept], piece.truth[channel, kept]) for piece, kept in sampled(one)]
+        pieces = [(piece.quantiles[..., kept], piece.truth[:, kept]) for piece, kept in sampled(one, MOST_OF_MEMBERS)]
         quantiles, truth = (np.concatenate(column, axis=-1) for column in zip(*pieces, strict=True))
         total = quantiles.astype(np.float64) if total is None else total + quantiles
-        lower, median, upper = total / count
-        rows.append(
-            {
-                "members": count,
-                "correlation": metrics.pearson(median, truth),
-                "width": judge.mean_width(lower, upper),
-                "coverage": metrics.coverage(lower, upper, truth),
-            }
-        )
+        for found, (lower, median, upper), known in zip(rows, np.moveaxis(total / count, 1, 0), truth, strict=True):
+            found.append(
+                {
+                    "members": count,
+                    "correlation": metrics.pearson(median, known),
+                    "width": judge.mean_width(lower, upper),
+                    "coverage": metrics.coverage(lower, upper, known),
+                }
+            )
     return rows

@@ -16,7 +16,7 @@ from behindthenoise.errors import SplitError
 from behindthenoise.io.record import log
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run import streaming
-from behindthenoise.run.pairs import Pairs
+from behindthenoise.run.pairs import Loaded
 
 
 def load_examples(
@@ -77,7 +77,7 @@ def validation_split(
     return np.setdiff1d(units, chosen), np.sort(chosen)
 
 
-def cut(pairs: Pairs, units: Int[np.ndarray, " unit"], config: TrainingConfig, radius: int) -> patching.Patches:
+def cut(pairs: Loaded, units: Int[np.ndarray, " unit"], config: TrainingConfig, radius: int) -> patching.Patches:
     """Patches in which these training units count; voxels that calibrate or test are blanked, though no loss could reach them."""
     counts: Bool[np.ndarray, " image *space"] = (pairs.split.role == TRAIN) & np.isin(pairs.split.unit, units)
     used = counts.reshape(len(counts), -1).any(axis=1)

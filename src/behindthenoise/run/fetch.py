@@ -16,7 +16,7 @@ from behindthenoise.io.geometry import Axes, told_by
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.volumes import Volume
 from behindthenoise.run import pairs as store_of_pairs
-from behindthenoise.run.pairs import Pairs
+from behindthenoise.run.pairs import Stored
 from behindthenoise.stages import VOLUME, Spec
 
 FIELD_INDEX = 1_000_000  # generated volumes are numbered far beyond any generated pair, so that none is a training field
@@ -24,16 +24,16 @@ FIELD_INDEX = 1_000_000  # generated volumes are numbered far beyond any generat
 
 def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> None:
     """Write the volume's input store and its manifest."""
-    loaded = store_of_pairs.read(pairs)
+    axes = store_of_pairs.read_axes(pairs)
     config = spec.find_part(VOLUME, VolumeConfig)
     if config is None:
-        noisy, mask = first_field(loaded)
+        noisy, mask = first_field(store_of_pairs.opened(pairs))
     elif config.synthetic is not None:
-        noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, loaded.axes)
+        noisy, mask = generate(spec.get("synthetic", SyntheticConfig), config.synthetic, axes)
     else:
-        noisy, mask = read(config, spec.find_part("pairs", PairsConfig), loaded.axes)
+        noisy, mask = read(config, spec.find_part("pairs", PairsConfig), axes)
     with reading(*origins(config, noisy, name)):
-        digests = volumes.write_input(store, noisy, mask, loaded.axes, told_by(noisy.attrs))
+        digests = volumes.write_input(store, noisy, mask, axes, told_by(noisy.attrs))
     # of the copy, because a source may be slow or far away, and is read once
     require_data(volumes.open_input(store), name, masked=config is None or config.mask is not None)
     log(f"fetch: volume {name}: {dict(noisy.sizes)}")
@@ -49,12 +49,11 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
     )
 
 
-def first_field(pairs: Pairs) -> tuple[xr.DataArray, xr.DataArray]:
+def first_field(pairs: Stored) -> tuple[xr.DataArray, xr.DataArray]:
     """The first scan of the field that the pairs hold; of several images, one that tests."""
     space, image = pairs.axes.space, shown_image(pairs.split)
-    return xr.DataArray(pairs.noisy[image, 0], dims=("channel", *space)).chunk(), xr.DataArray(
-        pairs.mask[image], dims=space
-    ).chunk()
+    noisy = xr.DataArray(np.asarray(pairs.noisy[image, 0]), dims=("channel", *space))
+    return noisy.chunk(), xr.DataArray(pairs.mask[image], dims=space).chunk()
 
 
 def generate(config: SyntheticConfig, shape: tuple[int, ...], axes: Axes) -> tuple[xr.DataArray, xr.DataArray]:

@@ -21,7 +21,7 @@ from behindthenoise.io.npz import read_npz, write_npz
 from behindthenoise.io.record import environment, read_json, run_record, write_json
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.evaluate import TABLES
-from behindthenoise.run.pairs import Pairs
+from behindthenoise.run.pairs import Stored
 from behindthenoise.run.place import told_otherwise
 from behindthenoise.stages import Spec
 
@@ -50,7 +50,7 @@ def run(
     content: Path,
 ) -> list[Path]:
     """Write `content.json`, and the arrays beside it as `slices.npz`; returns these."""
-    loaded, signed = store_of_pairs.read(pairs), read_json(certificate)
+    loaded, signed = store_of_pairs.opened(pairs), read_json(certificate)
     placed = {path.parent.name: read_geometry(path) for path in geometries}
     finished = {path.name.removesuffix(".ome.zarr"): path for path in volumes}
     arrays: dict[str, np.ndarray] = {}
@@ -93,7 +93,7 @@ def run(
     return [slices]
 
 
-def cut(name: str, finished: Path, pairs: Pairs, placed: Mapping[str, Geometry]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def cut(name: str, finished: Path, pairs: Stored, placed: Mapping[str, Geometry]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Description and arrays of one plane of a volume: the whole of a 2D field, the middle one of a 3D volume."""
     group, given = stores.open_group(finished), volumes_io.open_input(finished.parent / name / "input.zarr")
     geometry, trained = placed[name], placed["field"]
@@ -113,7 +113,7 @@ def cut(name: str, finished: Path, pairs: Pairs, placed: Mapping[str, Geometry])
         "colours": np.asarray(stores.whole_array(group, f"{EMBEDDING}/0")[(slice(None), *where)]),
     }
     if name == "field":
-        arrays["clean"] = pairs.clean[shown_image(pairs.split)][(slice(None), *where)]
+        arrays["clean"] = np.asarray(pairs.clean[(shown_image(pairs.split), slice(None), *where)])
         arrays["role"] = pairs.split.role[shown_image(pairs.split)][where]
     meta = {
         "name": name,
@@ -149,7 +149,7 @@ def colours_of(group: zarr.Group) -> list[str]:
     return ["#{:02x}{:02x}{:02x}".format(*entry["rgba"][:3]) for entry in metadata["image-label"]["colors"]]
 
 
-def facts(spec: Spec, pairs: Pairs, members: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, str]:
+def facts(spec: Spec, pairs: Stored, members: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, str]:
     """What was run, in words."""
     network, ensemble = spec.get("network", NetworkConfig), spec.get("ensemble", EnsembleConfig)
     parameters, radii = [row["parameters"] for row in members], [row["radius"] for row in members]

@@ -41,7 +41,7 @@ class Piece:
     token
         Token of each voxel.
     difference
-        Half of what two halves of the slow scans differ by; None where there is one scan.
+        What two halves of the slow scans differ by, with noise like that of their mean; None where there is one scan.
     """
 
     image: int
@@ -63,7 +63,7 @@ class HeldOut:
     Attributes
     ----------
     difference
-        Half of what two halves of the slow scans differ by; None where there is one.
+        What two halves of the slow scans differ by, with noise like that of their mean; None where there is one.
     gap
         Voxels between two roles of one image.
     tiling_difference

@@ -158,15 +158,18 @@ def told_by_both(noisy: xr.DataArray, slow: xr.DataArray) -> dict[str, dict[str,
 
 def averaged(slow: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.Variable]]:
     """
-    The mean of two halves of the slow scans, and half of what they differ by; of a single scan, itself and nothing.
+    The mean of the slow scans, and what two halves of them differ by, scaled; of a single scan, itself and nothing.
 
-    The halves are independent, so mean and half difference have noise of the same variance.
+    The noise of the scaled difference has the variance of the mean's noise, and is uncorrelated with it.
     """
     if slow.sizes["scan"] == 1:
         return slow.isel(scan=0, drop=True), {}
     with reading(slow.attrs["origin"]):
+        count = slow.sizes["scan"]
         halves = [slow.isel(scan=slice(start, None, 2)).astype(np.float32).mean("scan", skipna=False) for start in (0, 1)]
-        clean, difference = ((halves[0] + sign * halves[1]) / 2 for sign in (1, -1))
+        first, second = np.array([(count + 1) // 2, count // 2], np.float32) / count
+        clean = first * halves[0] + second * halves[1]
+        difference = np.sqrt(first * second) * (halves[0] - halves[1])
         clean.attrs.update(slow.attrs)
         return clean, {"clean_difference": difference.variable.load()}
 
@@ -207,8 +210,9 @@ def expect_related(
         If they show different fields, or a channel of the slow scan is constant.
     """
     random = np.random.default_rng(0)
-    chosen = np.argwhere(trains)
-    chosen = chosen[random.permutation(len(chosen))[:COMPARED]]
+    voxels = np.flatnonzero(trains)
+    voxels = random.choice(voxels, min(COMPARED, voxels.size), replace=False)
+    chosen = np.stack(np.unravel_index(voxels, trains.shape), axis=1)
     fast, slow = (values_at(array, chosen) for array in (noisy.mean(axis=1), clean))
     for name, values in zip(channels, slow, strict=True):
         if np.ptp(values) == 0:

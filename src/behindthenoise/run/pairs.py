@@ -1,30 +1,42 @@
 """The store of the pairs: noisy and clean fields, who uses which voxel, and the constants of their scale."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, Int, UInt8
+import zarr
+from jaxtyping import Bool
 
 from behindthenoise.config import Selection
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import Split
 from behindthenoise.errors import StoreError
 from behindthenoise.io.geometry import Axes, Geometry, named_channels, parse_axes, placed
-from behindthenoise.io.stores import get_array, open_group, write_dataset
+from behindthenoise.io.stores import get_array, open_group, whole_array, write_dataset
 
+Fields = TypeVar("Fields", np.ndarray, zarr.Array[Any])
 Told = Mapping[str, Mapping[str, Any]]  # by the sources `noisy` and `clean`, of their voxels; by none of generated pairs
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Everything that the networks may learn from and be judged by, in memory; `displaced` says in words which scans are."""
+@dataclass(frozen=True, eq=False)
+class Pairs(Generic[Fields]):
+    """
+    Everything that the networks may learn from and be judged by.
 
-    noisy: Float[np.ndarray, " image scan c *space"]
-    clean: Float[np.ndarray, " image c *space"]
+    Attributes
+    ----------
+    noisy, clean
+        Fields (image, scan, channel, *space) and (image, channel, *space), in memory or on disk.
+    displaced
+        Which scans are displaced against each other, in words.
+    """
+
+    noisy: Fields
+    clean: Fields
     mask: Bool[np.ndarray, " image *space"]
     split: Split
     scale: Scale
@@ -39,7 +51,11 @@ class Pairs:
         return self.mask.shape[1:]
 
 
-def write(path: Path, pairs: Pairs, extra: Mapping[str, xr.Variable]) -> dict[str, str]:
+Loaded: TypeAlias = Pairs[np.ndarray]
+Stored: TypeAlias = Pairs[zarr.Array[Any]]
+
+
+def write(path: Path, pairs: Loaded, extra: Mapping[str, xr.Variable]) -> dict[str, str]:
     """Store the pairs and anything that belongs with them; returns the digest of each variable."""
     space = pairs.axes.space
     variables: dict[str, Any] = {
@@ -54,7 +70,7 @@ def write(path: Path, pairs: Pairs, extra: Mapping[str, xr.Variable]) -> dict[st
     return write_dataset(path, dataset, space)
 
 
-def attributes(pairs: Pairs) -> dict[str, Any]:
+def attributes(pairs: Loaded) -> dict[str, Any]:
     """What does not fit into an array."""
     return {
         "scale": asdict(pairs.scale),
@@ -65,33 +81,54 @@ def attributes(pairs: Pairs) -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> Pairs:
+def opened(path: Path) -> Stored:
     """
-    The pairs, loaded.
+    The pairs, with the fields on disk, to be read in parts.
 
     Raises
     ------
     StoreError
-        If the store is absent or incomplete.
+        If the store is absent or incomplete, or files of it are lost.
     """
-    try:
-        with xr.open_zarr(path, consolidated=False) as dataset:
-            loaded = dataset.load()
-    except (OSError, ValueError) as problem:
-        raise StoreError(f"pairs {path} cannot be read ({problem}); delete the folder and run the workflow again") from problem
-    role: UInt8[np.ndarray, " image *space"] = loaded["role"].to_numpy()
-    unit: Int[np.ndarray, " image *space"] = loaded["unit"].to_numpy()
+    group = open_group(path)
+    known: dict[str, Any] = dict(group.attrs.asdict())
+    with _readable(path):
+        mask, role, unit = (np.asarray(whole_array(group, name)[...]) for name in ("mask", "role", "unit"))
     return Pairs(
-        noisy=loaded["noisy"].to_numpy(),
-        clean=loaded["clean"].to_numpy(),
-        mask=loaded["mask"].to_numpy().astype(bool),
+        noisy=whole_array(group, "noisy"),
+        clean=whole_array(group, "clean"),
+        mask=mask.astype(bool),
         split=Split(role, unit),
-        scale=_parse_scale(loaded.attrs["scale"]),
-        axes=parse_axes(loaded.attrs.get("axes"), path),
-        gap=loaded.attrs["gap"],
-        told=loaded.attrs["told"],
-        displaced=loaded.attrs["displaced"],
+        scale=read_scale(path),
+        axes=read_axes(path),
+        gap=known["gap"],
+        told=known["told"],
+        displaced=known["displaced"],
     )
+
+
+def read(path: Path) -> Loaded:
+    """
+    The pairs, all in memory.
+
+    Raises
+    ------
+    StoreError
+        As of `opened`.
+    """
+    found = opened(path)
+    with _readable(path):
+        noisy, clean = (np.asarray(array[...]) for array in (found.noisy, found.clean))
+    return Pairs(noisy, clean, found.mask, found.split, found.scale, found.axes, found.gap, found.told, found.displaced)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Reads in here that fail on damaged data name the store."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as problem:
+        raise StoreError(f"pairs {path} cannot be read ({problem}); delete the folder and run the workflow again") from problem
 
 
 def read_scale(path: Path) -> Scale:

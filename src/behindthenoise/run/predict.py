@@ -20,7 +20,7 @@ from behindthenoise.io.volumes import open_input
 from behindthenoise.run import models, volume_samples
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
-from behindthenoise.run.pairs import Pairs
+from behindthenoise.run.pairs import Stored
 from behindthenoise.run.volume_samples import Member
 from behindthenoise.stages import Spec
 
@@ -34,7 +34,7 @@ def run(
     """Write the held-out quantiles and latents, the sample of the training data and of some volumes, and the manifest."""
     config = spec.part("inference", InferenceConfig)
     torch.set_num_threads(config.threads)
-    loaded = store_of_pairs.read(pairs)
+    loaded = store_of_pairs.opened(pairs)
     channels = len(loaded.axes.channels)
     network = on_disk.read_network(graph, weights, config.precision)
     _, voxel_bytes = memory.ensemble_cost([network.architecture], components=0)
@@ -105,7 +105,7 @@ class Taken:
         self.quantiles[..., slots[wanted]] = quantiles[..., wanted]
 
 
-def tiling_difference(pairs: Pairs, network: Network, core: tuple[int, ...]) -> float:
+def tiling_difference(pairs: Stored, network: Network, core: tuple[int, ...]) -> float:
     """
     Largest difference, in standard units, between medians of one tile and of smaller tiles in its place.
 
@@ -132,7 +132,7 @@ def tiling_difference(pairs: Pairs, network: Network, core: tuple[int, ...]) -> 
 
 
 def predict(
-    pairs: Pairs, network: Network, core: tuple[int, ...], field: tuple[int, int], sample: Taken | None
+    pairs: Stored, network: Network, core: tuple[int, ...], field: tuple[int, int], sample: Taken | None
 ) -> tuple[Float32[np.ndarray, " 3 c *space"], Float32[np.ndarray, " latent *space"]]:
     """
     Quantiles in physical units and latents of one scan, NaN where a voxel neither calibrates nor tests.
@@ -162,9 +162,10 @@ def predict(
 
 
 def run_tile(
-    pairs: Pairs, network: Network, field: tuple[int, int], tile: Tile
+    pairs: Stored, network: Network, field: tuple[int, int], tile: Tile
 ) -> tuple[Float32[np.ndarray, " 3 c *core"], Float32[np.ndarray, " latent *core"]]:
     """Quantiles in standard units and latents of one tile's core."""
     image, scan = field
-    noisy, mask = pairs.noisy[image, scan][(slice(None), *tile.read)], pairs.mask[image][tile.read]
+    where: tuple[int | slice, ...] = (image, scan, slice(None), *tile.read)
+    noisy, mask = np.asarray(pairs.noisy[where]), pairs.mask[image][tile.read]
     return inference.run_member(network, pairs.scale.standardise_noisy(noisy, mask, axis=0), tile.margin)
