@@ -1,9 +1,9 @@
 """
 Exact thresholds: the bits, the time and the memory of `behindthenoise.core.calibration` against NumPy and MAPIE.
 
-Without an option, the score at the split-conformal rank for 90 % coverage among scores in memory: by `selection.bracket` (a sample
-and one reading), by `histogram.Tally` and `selection.exact` (radix: two readings, counts by unit), and by NumPy, with equal bits.
-With `--stream`, scores that are generated chunk by chunk, so that nothing but counts is held: peak memory, and that both agree.
+Without an option, the score at the split-conformal rank for 90 % coverage among scores in memory: by `histogram.Tally` and
+`selection.exact` (two readings, counts by unit), and by NumPy, with equal bits.
+With `--stream`, scores that are generated chunk by chunk, so that nothing but counts is held: time and peak memory.
 With `--mapie`, the thresholds of conformalised quantile regression from quantiles and truth: ours, and those of MAPIE's
 `ConformalizedQuantileRegressor` by `conformalize` and by `predict_interval` of one row; in float32 they must be equal.
 
@@ -36,14 +36,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from behindthenoise.core.calibration import scores as kinds
 from behindthenoise.core.calibration.histogram import Histogram, Tally
 from behindthenoise.core.calibration.ranks import split_rank
-from behindthenoise.core.calibration.selection import Chunks, bracket, exact, sample
+from behindthenoise.core.calibration.selection import Chunks, exact
 
 MISCOVERAGE = Fraction(1, 10)
 UNITS = 10
-# Counting costs a little for each chunk; a bracket does not, and is quickest with what stays in the processor's cache.
-CHUNK, PIECE = 1 << 20, 1 << 16
-# Of the sample that a bracket is guessed from.
-RUNS, RUN = 64, 8192
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -84,14 +81,13 @@ def in_memory(size: int, turns: int) -> None:
 
     check_ranks(drawn, chunks, [1, 2, size // 2, rank - 1, rank, rank + 1, size - 1, size])
     rivals = {
-        "bracket": lambda: bracketed(chunks, rank, size, sample(drawn)),
-        "radix": lambda: radix(chunks, rank),
-        "radix, first reading": lambda: upper_end(chunks, rank),
+        "ours": lambda: found_exactly(chunks, rank),
+        "ours, first reading": lambda: upper_end(chunks, rank),
         "np.partition": lambda: float(np.partition(drawn, rank - 1)[rank - 1]),
         "np.quantile": lambda: float(np.quantile(drawn, float(1 - MISCOVERAGE), method="inverted_cdf")),
     }
     found, times = timed(rivals, turns)
-    print(f"threshold {found['radix']!r} at rank {rank}; upper end of its bucket {found['radix, first reading']!r}")
+    print(f"threshold {found['ours']!r} at rank {rank}; upper end of its bucket {found['ours, first reading']!r}")
     report(times, size, ["np.partition", "np.quantile"])
 
 
@@ -100,9 +96,8 @@ def check_ranks(drawn: np.ndarray, chunks: Chunks, ranks: list[int]) -> None:
     ordered = np.partition(drawn, [rank - 1 for rank in ranks])
     coarse = counted(chunks)
     for rank in ranks:
-        by_radix = exact(coarse, partial(at_rank, rank=rank), chunks)[0].threshold
-        expect_equal(ordered[rank - 1], by_radix, bracketed(chunks, rank, drawn.size, sample(drawn)))
-    print(f"bracket and radix have the bits of np.partition at ranks {', '.join(map(str, ranks))}")
+        expect_equal(ordered[rank - 1], exact(coarse, partial(at_rank, rank=rank), chunks)[0].threshold)
+    print(f"ours has the bits of np.partition at ranks {', '.join(map(str, ranks))}")
 
 
 def stream(size: int) -> None:
@@ -118,24 +113,13 @@ def stream(size: int) -> None:
                 part = generated(start, stop), unit_ids(start, stop, size)
             yield part
 
-    def spread() -> np.ndarray:
-        starts = np.linspace(0, size - RUN, RUNS).astype(int) // CHUNK * CHUNK
-        return np.stack([generated(int(start), int(start) + RUN) for start in starts])
-
-    ways = {"radix": lambda: radix(chunks, rank), "bracket": lambda: bracketed(chunks, rank, size, spread())}
-    found = {}
-    # Radix first: the peak of the process is that of what ran so far.
-    for name, way in ways.items():
-        clock.seconds, start = 0.0, time.process_time()
-        found[name] = way()
-        counting = time.process_time() - start - clock.seconds
-        peak = resident("VmHWM")
-        print(
-            f"{name:>22} {counting / size * 1e9:9.2f} ns/score, beside {clock.seconds / size * 1e9:.2f} to generate them; "
-            f"peak {peak:.1f} MB, {peak - before:.1f} MB above the imports"
-        )
-    expect_equal(*found.values())
-    print(f"threshold {found['radix']!r} at rank {rank}, the same bits both ways")
+    start = time.process_time()
+    found = found_exactly(chunks, rank)
+    counting, peak = time.process_time() - start - clock.seconds, resident("VmHWM")
+    print(
+        f"threshold {found!r} at rank {rank}: {counting / size * 1e9:.2f} ns/score, beside {clock.seconds / size * 1e9:.2f} to "
+        f"generate them; peak {peak:.1f} MB, {peak - before:.1f} MB above the imports"
+    )
 
 
 class Clock:
@@ -155,15 +139,11 @@ def against_mapie(size: int, turns: int) -> None:
     """Ours against MAPIE's, from quantiles and truth to thresholds."""
     pixels = Pixels.drawn(size)
     for kind in ("cqr", "asymmetric"):
-        rivals = {
-            "bracket": partial(pixels.by_bracket, kind),
-            "radix": partial(pixels.by_radix, kind),
-            "MAPIE": partial(pixels.by_mapie, kind),
-        }
+        rivals = {"ours": partial(pixels.by_ours, kind), "MAPIE": partial(pixels.by_mapie, kind)}
         found, times = timed(rivals, turns)
         for thresholds in zip(*found.values(), strict=True):
             expect_equal(*thresholds)
-        print(f"{kind}: thresholds {', '.join(map(str, found['radix']))}, in float32 those of MAPIE")
+        print(f"{kind}: thresholds {', '.join(map(str, found['ours']))}, in float32 those of MAPIE")
         report(times, size, ["MAPIE"])
 
 
@@ -182,15 +162,10 @@ class Pixels:
         half = random.random(size, dtype=np.float32) + np.float32(0.5)
         return Pixels(np.stack([median - half, median, median + half]), truth)
 
-    def by_bracket(self, kind: kinds.Kind) -> list[float]:
+    def by_ours(self, kind: kinds.Kind) -> list[float]:
         size, sides = self.truth.size, kinds.Score(kind).sides
         rank = expect_rank(size, MISCOVERAGE / sides)
-        return [bracketed(self.chunks(kind, side, PIECE), rank, size, self.sample(kind, side)) for side in range(sides)]
-
-    def by_radix(self, kind: kinds.Kind) -> list[float]:
-        size, sides = self.truth.size, kinds.Score(kind).sides
-        rank = expect_rank(size, MISCOVERAGE / sides)
-        return [radix(self.chunks(kind, side, CHUNK), rank) for side in range(sides)]
+        return [found_exactly(self.chunks(kind, side), rank) for side in range(sides)]
 
     def by_mapie(self, kind: kinds.Kind) -> list[float]:
         """As the interval of a row of zeros shows them."""
@@ -204,19 +179,14 @@ class Pixels:
     def scores(self, kind: kinds.Kind, side: int, start: int, stop: int) -> np.ndarray:
         return kinds.scores(kinds.Score(kind), self.quantiles[:, start:stop], self.truth[start:stop])[side]
 
-    def chunks(self, kind: kinds.Kind, side: int, length: int) -> Chunks:
+    def chunks(self, kind: kinds.Kind, side: int) -> Chunks:
         """The scores, computed anew whenever they are read."""
 
         def read() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for start, stop in chunked(self.truth.size, length):
+            for start, stop in chunked(self.truth.size):
                 yield self.scores(kind, side, start, stop), unit_ids(start, stop, self.truth.size)
 
         return read
-
-    def sample(self, kind: kinds.Kind, side: int) -> np.ndarray:
-        length = min(RUN, self.truth.size // (64 * RUNS))
-        starts = np.linspace(0, self.truth.size - length, RUNS).astype(int)
-        return np.stack([self.scores(kind, side, start, start + length) for start in starts])
 
 
 class Column:
@@ -233,7 +203,7 @@ class Column:
         return rows[:, self.column]
 
 
-def radix(chunks: Chunks, rank: int) -> float:
+def found_exactly(chunks: Chunks, rank: int) -> float:
     """By two readings: counts of leading bits, then of the trailing ones where the rank falls."""
     return exact(counted(chunks), partial(at_rank, rank=rank), chunks)[0].threshold
 
@@ -241,13 +211,6 @@ def radix(chunks: Chunks, rank: int) -> float:
 def upper_end(chunks: Chunks, rank: int) -> float:
     """By the first of the two readings: valid, and a little wide."""
     return at_rank(counted(chunks), rank).threshold
-
-
-def bracketed(chunks: Chunks, rank: int, size: int, sampled: np.ndarray) -> float:
-    found = bracket(chunks, rank, size, sampled)
-    if found is None:
-        raise SystemExit(f"the bracket around rank {rank} missed")
-    return found
 
 
 def counted(chunks: Chunks) -> Histogram:
@@ -262,9 +225,9 @@ def at_rank(histogram: Histogram, rank: int) -> Choice:
     return Choice(histogram.value(bucket), (bucket,))
 
 
-def chunked(size: int, length: int = CHUNK) -> Iterator[tuple[int, int]]:
+def chunked(size: int) -> Iterator[tuple[int, int]]:
     """Start and stop of the chunks of so many scores."""
-    return ((start, min(start + length, size)) for start in range(0, size, length))
+    return ((start, min(start + CHUNK, size)) for start in range(0, size, CHUNK))
 
 
 def generated(start: int, stop: int) -> np.ndarray:
