@@ -61,7 +61,7 @@ from behindthenoise.core.calibration.thresholds import Calibration
 from behindthenoise.core.embedding import Projection
 from behindthenoise.core.network import Network
 from behindthenoise.core.tokens import TokenModel
-from behindthenoise.io import finished, stores, volumes
+from behindthenoise.io import datasets, finished, stores, volumes, writers
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.run import models, thresholds, token_models
 from behindthenoise.run import networks as on_disk
@@ -406,7 +406,7 @@ def writing(shape: Sequence[int], options: argparse.Namespace) -> None:
 def write_as_finish(store: Path, values: np.ndarray, threads: int) -> None:
     target = stores.get_array(stores.open_group(store, "r+"), "0")
     with dask.config.set(num_workers=threads):
-        stores.fill([da.from_array(Held(values), chunks=stores.files(target), name=False)], [target])
+        datasets.fill([da.from_array(Held(values), chunks=stores.files(target), name=False)], [target])
 
 
 class Held:
@@ -424,7 +424,7 @@ def write_as_infer(store: Path, values: np.ndarray, threads: int) -> None:
     target = stores.get_array(stores.open_group(store, "r+"), "0")
     with dask.config.set(num_workers=threads):
         for region in stores.blocks(target):
-            stores.write_file(target, region, values[region])
+            writers.write_file(target, region, values[region])
 
 
 def write_zarr(store: Path, values: np.ndarray, threads: int) -> None:

@@ -128,12 +128,13 @@ def test_a_stage_does_its_work_and_records_it(tmp_path, capsys):
 @pytest.mark.parametrize(("given", "threads"), [("3", 3), ("2,1", 2), ("", None), ("all", None), ("0", None)])
 def test_dask_takes_as_many_threads_as_a_job_has(monkeypatch, given, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setenv("DASK_NUM_WORKERS", "")  # so that it is as it was afterwards
+    monkeypatch.delenv("DASK_NUM_WORKERS")
     found = []
-    monkeypatch.setattr("behindthenoise.run.plan.run", lambda *_, **__: found.append(dask.config.get("num_workers", None)))
+    monkeypatch.setattr("behindthenoise.run.plan.run", lambda *_, **__: found.append(dask.config.collect_env().get("num_workers")))
     places = ["--volume", "input.zarr", "--store", "quantiles.zarr", "--graphs", "graph.json"]
     assert main(["plan", *places, "--spec", specification(parse(GOOD), "plan")]) == 0
     assert found == [threads]
-    assert dask.config.get("num_workers", None) is None
 
 
 @pytest.fixture

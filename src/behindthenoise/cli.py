@@ -114,18 +114,20 @@ def _run_stage(verb: str, options: dict[str, str | Path | list[Path]]) -> None:
     record, io = (importlib.import_module(f"behindthenoise.io.{name}") for name in ("record", "exclusive"))
     makes = STAGES[verb].makes
     alone = io.exclusive(options[makes[0]]) if makes else nullcontext()
-    with importlib.import_module("dask").config.set(_threads()), alone, record.recorded(verb, options, makes) as further:
+    _tell_threads()
+    with alone, record.recorded(verb, options, makes) as further:
         further.extend(module.run(spec, **options) or [])
 
 
-def _threads() -> dict[str, int]:
+def _tell_threads() -> None:
     """
-    How many threads dask may use, by the variable in which Snakemake and schedulers say how many a job has.
+    Tell dask, and our writers, how many threads they may use, by the variable in which Snakemake and schedulers say it to a job.
 
-    Without it, dask takes every one of the machine, and memory for each.
+    Without it, they take every one of the machine, and memory for each.
     """
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return {"num_workers": int(given)} if given.isdecimal() and int(given) else {}
+    if given.isdecimal() and int(given):
+        os.environ.setdefault("DASK_NUM_WORKERS", given)
 
 
 def _run_alone(verb: str, options: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from behindthenoise.config import NetworkConfig
 from behindthenoise.core import architecture as architectures
 from behindthenoise.core import patches as patching
+from behindthenoise.core import windows
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.graph import Edge, Graph
 from behindthenoise.core.memory import (
@@ -202,8 +203,8 @@ def test_pairs_and_all_patches_take_no_more_memory_than_projected(axes, images, 
     patches = [patching.cut(noisy, clean, counts, patch=patch, border=border, border_weight=0.1) for counts in (learns, ~learns)]
     mask, role, unit = np.ones_like(learns), np.ones_like(learns, np.uint8), np.ones_like(learns, np.int32)
     held = sum(one.bytes() for one in patches) + sum(array.nbytes for array in (noisy, clean, mask, role, unit))
-    windows = [(grid.window, grid.step) for grid in patching.lay_out(shape, patch, border)[0]]
-    assert held <= resident_bytes(shape, (images, scans, channels), windows)
+    steps = [(grid.window, grid.step) for grid in windows.lay_out(shape, patch, border)[0]]
+    assert held <= resident_bytes(shape, (images, scans, channels), steps)
 
 
 @pytest.mark.slow

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from behindthenoise.core.patches import Grid, cut
+from behindthenoise.core.patches import cut
+from behindthenoise.core.windows import Grid
 
 quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 

@@ -30,8 +30,8 @@ except StoppedError as problem:
 NAMESAKE = """
 import os
 from pathlib import Path
-pid, host, since = Path("train.lock").read_text().split()
-Path("train.lock").write_text(f"{os.getpid()} {host} {since}")
+pid, host, since = Path("train.json.lock").read_text().split()
+Path("train.json.lock").write_text(f"{os.getpid()} {host} {since}")
 """
 # A program of that name that starts another one and waits for it.
 SNAKEMAKE = (sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[2:])", "/usr/bin/snakemake")
@@ -70,7 +70,7 @@ def named(lock):
 def test_nothing_is_left_when_the_work_is_done_or_has_failed(tmp_path, capsys):
     before = time.time()
     with exclusive(tmp_path / "new/train.json"):
-        pid, host, since = named(tmp_path / "new/train.lock")
+        pid, host, since = named(tmp_path / "new/train.json.lock")
         assert (pid, host) == (os.getpid(), platform.node())
         assert before <= since <= time.time()
     with pytest.raises(ValueError, match="failed"), exclusive(tmp_path / "new/train.json"):
@@ -101,11 +101,11 @@ def test_of_many_the_youngest_is_left(tmp_path, start):
     assert {job.returncode for job in jobs} <= {None, 1, 2, -signal.SIGTERM}
     assert all("Traceback" not in job.stderr.read() for job in jobs if job is not last)
     working(last)
-    assert named(tmp_path / "train.lock")[0] == last.pid
+    assert named(tmp_path / "train.json.lock")[0] == last.pid
 
 
 def test_a_job_that_was_left_behind_ends_where_a_younger_one_works(tmp_path, start):
-    younger, lock = working(start("train.json")), tmp_path / "train.lock"
+    younger, lock = working(start("train.json")), tmp_path / "train.json.lock"
     pid, host, since = named(lock)
     lock.write_text(f"{pid}\n{host}\n{since + 1000}\n")
     said = start("train.json").communicate(timeout=WAIT_S)[1]
@@ -116,7 +116,7 @@ def test_a_job_that_was_left_behind_ends_where_a_younger_one_works(tmp_path, sta
 def test_a_job_that_snakemake_waits_for_is_not_asked_to_end_until_it_is_left_behind(tmp_path, start):
     """Snakemake would take its end for a failure, and delete files that are those of the next one by then."""
     snakemake = working(start("train.json", above=SNAKEMAKE))
-    job, host, _ = named(tmp_path / "train.lock")
+    job, host, _ = named(tmp_path / "train.json.lock")
     assert job != snakemake.pid
     heir = start("train.json")
     assert f"waiting for process {job} on {host}, which makes train.json" in heir.stderr.readline()
@@ -139,10 +139,10 @@ def test_what_a_killed_job_has_left_is_no_lock(tmp_path, start, capsys):
     former = working(start("train.json"))
     former.kill()
     former.wait(WAIT_S)
-    assert (tmp_path / "train.lock").exists()
+    assert (tmp_path / "train.json.lock").exists()
     with exclusive(tmp_path / "train.json"):
         pass
-    assert not (tmp_path / "train.lock").exists()
+    assert not (tmp_path / "train.json.lock").exists()
     assert capsys.readouterr().err == ""
 
 
@@ -158,7 +158,7 @@ def test_a_stranger_is_not_asked_to_end(tmp_path, start):
 
 
 def test_a_job_on_another_machine_is_waited_for(tmp_path, start):
-    former, lock = working(start("train.json")), tmp_path / "train.lock"
+    former, lock = working(start("train.json")), tmp_path / "train.json.lock"
     lock.write_text(f"{former.pid}\nanother-node\n{named(lock)[2]}\n")
     heir = start("train.json")
     assert f"waiting for process {former.pid} on another-node" in heir.stderr.readline()
@@ -169,7 +169,7 @@ def test_a_job_on_another_machine_is_waited_for(tmp_path, start):
 
 def test_the_lock_of_another_is_not_deleted(tmp_path, start):
     """Who deletes a folder of results under a job deletes its lock; the next one has its own."""
-    former, lock = working(start("train.json")), tmp_path / "train.lock"
+    former, lock = working(start("train.json")), tmp_path / "train.json.lock"
     lock.unlink()
     heir = working(start("train.json"))
     former.stdin.close()
@@ -179,7 +179,7 @@ def test_the_lock_of_another_is_not_deleted(tmp_path, start):
 
 def test_on_a_full_disk_the_lock_holds_without_names(tmp_path, start):
     nameless = working(start("train.json", above=ON_A_FULL_DISK))
-    assert (tmp_path / "train.lock").read_text() == ""
+    assert (tmp_path / "train.json.lock").read_text() == ""
     heir = start("train.json")
     assert "waiting for another process, which makes train.json" in heir.stderr.readline()
     nameless.stdin.close()
@@ -187,7 +187,7 @@ def test_on_a_full_disk_the_lock_holds_without_names(tmp_path, start):
 
 
 def test_where_nothing_can_be_locked_the_work_is_done_all_the_same(tmp_path, capsys):
-    (tmp_path / "train.lock").mkdir()
+    (tmp_path / "train.json.lock").mkdir()
     with exclusive(tmp_path / "train.json"):
         (tmp_path / "train.json").write_text("made")
     assert "cannot be locked" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
 from behindthenoise.errors import StoreError
-from behindthenoise.io import stores
+from behindthenoise.io import datasets, stores, writers
 
 
 def memory_array(values, chunks):
@@ -169,7 +169,7 @@ def test_a_dataset_comes_back_as_it_was(tmp_path, space):
         },
         {"geometry": {"unit": "um"}},
     )
-    digests = stores.write_dataset(tmp_path / "pairs.zarr", dataset, space)
+    digests = datasets.write_dataset(tmp_path / "pairs.zarr", dataset, space)
     found = xr.open_zarr(tmp_path / "pairs.zarr", consolidated=False)
     xr.testing.assert_identical(found.load(), dataset)
     assert {name: variable.dtype for name, variable in found.data_vars.items()} == {"noisy": np.float32, "mask": bool}
@@ -182,13 +182,13 @@ def test_a_dataset_comes_back_as_it_was(tmp_path, space):
 def test_writing_a_dataset_twice_leaves_the_second(tmp_path):
     for size in (40, 20):
         values = np.full((size, size), size, np.float32)
-        stores.write_dataset(tmp_path / "pairs.zarr", xr.Dataset({"noisy": (("y", "x"), values)}), ("y", "x"))
+        datasets.write_dataset(tmp_path / "pairs.zarr", xr.Dataset({"noisy": (("y", "x"), values)}), ("y", "x"))
     found = xr.open_zarr(tmp_path / "pairs.zarr", consolidated=False)
     np.testing.assert_array_equal(found["noisy"], values)
 
 
 def test_a_dataset_is_protected_against_damage(tmp_path, random_image):
-    stores.write_dataset(tmp_path / "pairs.zarr", xr.Dataset({"noisy": (("y", "x"), random_image)}), ("y", "x"))
+    datasets.write_dataset(tmp_path / "pairs.zarr", xr.Dataset({"noisy": (("y", "x"), random_image)}), ("y", "x"))
     (file,) = chunk_files(tmp_path / "pairs.zarr" / "noisy")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
@@ -231,7 +231,7 @@ def test_files_are_written_by_as_many_threads_as_are_given_and_each_has_one_for_
 
     source = da.zeros((8, 4), chunks=(1, 4), dtype="f4").map_blocks(work, meta=np.zeros((0, 0), "f4"))
     with dask.config.set(num_workers=2):
-        stores.fill([source], [target])
+        datasets.fill([source], [target])
     assert len(threads) == 2
     assert products == {1}
     np.testing.assert_array_equal(target[...], 1)
@@ -247,17 +247,17 @@ def test_the_writer_writes_what_zarr_reads_in_every_type(tmp_path, space, dtype)
     values = np.random.default_rng(3).normal(scale=50, size=shape).astype(dtype)
     values[:, :3, :3] = array.fill_value
     for region in stores.blocks(array):
-        digest = stores.write_file(array, region, values[region])
+        digest = writers.write_file(array, region, values[region])
         assert digest == stores.digest(array, region)
     np.testing.assert_array_equal(array[...], values)
     written = {path.name for path in stores.folder_of(array).rglob("*") if path.is_file()}
     assert written == {"zarr.json", "0", "1"}
 
 
-def test_the_writer_uses_as_many_threads_as_dask(tmp_path):
+def test_the_writer_uses_as_many_threads_as_dask(tmp_path, monkeypatch):
     array = stores.create_array(stores.create_group(tmp_path / "s", {}), "a", (4, 4), dtype="bool", chunks=(2, 2), dims="yx")
-    with dask.config.set(num_workers=3):
-        found = stores.Writer.of(array).stored.spec(retain_context=True).to_json()["context"]
+    monkeypatch.setenv("DASK_NUM_WORKERS", "3")
+    found = writers.Writer.of(array).stored.spec(retain_context=True).to_json()["context"]
     assert {found[name]["limit"] for name in ("data_copy_concurrency", "file_io_concurrency")} == {3}
 
 
@@ -265,23 +265,23 @@ def test_what_cannot_be_written_is_named(tmp_path):
     array = stores.create_array(stores.create_group(tmp_path / "s", {}), "a", (4, 4), dtype="int32", chunks=(2, 2), dims="yx")
     (tmp_path / "s" / "a" / "c").write_text("a file where a folder must be")
     with pytest.raises(OSError, match=f"{tmp_path}/s/a cannot be written"):
-        stores.Writer.of(array)[:2, :2] = np.ones((2, 2), np.int32)
+        writers.Writer.of(array)[:2, :2] = np.ones((2, 2), np.int32)
     (tmp_path / "s" / "a" / "zarr.json").unlink()
     with pytest.raises(OSError, match=f"{tmp_path}/s/a cannot be written"):
-        stores.Writer.of(array)
+        writers.Writer.of(array)
 
 
 def test_a_backslash_in_a_path_is_refused(tmp_path):
     array = stores.create_array(stores.create_group(tmp_path / "a\\b", {}), "a", (4, 4), dtype="int32", chunks=(2, 2), dims="yx")
     with pytest.raises(OSError, match="rename the folder"):
-        stores.Writer.of(array)
+        writers.Writer.of(array)
 
 
 @pytest.mark.parametrize("name", ["a b", "50%", "#1?", "é:|$'", "sub/../c"])
 def test_stores_lie_in_folders_of_any_name(tmp_path, name):
     (tmp_path / "sub").mkdir()
     array = stores.create_array(stores.create_group(tmp_path / name, {}), "a", (4, 4), dtype="int32", chunks=(2, 2), dims="yx")
-    stores.fill([da.ones((4, 4), dtype=np.int32)], [array])
+    datasets.fill([da.ones((4, 4), dtype=np.int32)], [array])
     assert (array[...] == 1).all()
 
 
@@ -289,7 +289,7 @@ def test_stores_lie_in_folders_of_any_name(tmp_path, name):
 def test_values_of_another_type_or_shape_are_refused(tmp_path, values):
     array = stores.create_array(stores.create_group(tmp_path / "s", {}), "a", (4, 4), dtype="int32", chunks=(2, 2), dims="yx")
     with pytest.raises(ValueError, match=r"is no int32 \(2, 2\)"):
-        stores.Writer.of(array)[:2, :2] = values
+        writers.Writer.of(array)[:2, :2] = values
 
 
 def test_what_a_killed_writer_has_left_is_removed_and_other_files_stay(tmp_path):
@@ -298,5 +298,5 @@ def test_what_a_killed_writer_has_left_is_removed_and_other_files_stay(tmp_path)
     folder.mkdir(parents=True)
     for name in ("0_0123456789abcdef.__lock", "10_0123456789abcdef.__lock"):
         (folder / name).write_bytes(b"half")
-    stores.write_file(array, (slice(2, 4), slice(0, 2)), np.ones((2, 2), np.int32))
+    writers.write_file(array, (slice(2, 4), slice(0, 2)), np.ones((2, 2), np.int32))
     assert {path.name for path in folder.iterdir()} == {"0", "10_0123456789abcdef.__lock"}

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from behindthenoise.core.pyramid import shapes_of_levels
-from behindthenoise.io import finished, stores, volumes
+from behindthenoise.io import datasets, finished, stores
 from behindthenoise.io.geometry import Geometry
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -20,7 +20,7 @@ def test_xarray_opens_level_zero_and_the_tokens_by_the_call_in_the_readme(tmp_pa
     geometry = Geometry(("y", "x"), ("Fe",), "counts", (0.5, 0.5), "micrometer")
     values = np.random.default_rng(0).random((4, *shape)).astype(np.float32)
     mask = xr.DataArray(np.ones(shape, bool), dims=("y", "x"))
-    volumes.write_input(tmp_path / "input.zarr", xr.DataArray(values[:1], dims=("channel", "y", "x")), mask, geometry, {})
+    datasets.write_input(tmp_path / "input.zarr", xr.DataArray(values[:1], dims=("channel", "y", "x")), mask, geometry, {})
     levels = shapes_of_levels(shape)
     group = finished.create_ome(
         tmp_path / "a.ome.zarr", geometry, levels, [finished.LabelImage("tokens", ((255, 0, 0, 255),) * 3, ({},) * 3)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.errors import StoreError
-from behindthenoise.io import finished, stores, volumes
+from behindthenoise.io import datasets, finished, stores, volumes
 from behindthenoise.io.geometry import Axes, Geometry
 
 GEOMETRIES = {
@@ -33,7 +33,7 @@ def volume(ndim, tmp_path):
     axes, shape = AXES[ndim], SHAPES[ndim]
     noisy = xr.DataArray(random.random((*shape, 2)), dims=(*axes.space, "channel"))
     mask = xr.DataArray(random.random(shape) < 0.7, dims=axes.space)
-    digests = volumes.write_input(tmp_path / "input.zarr", noisy, mask, AXES[ndim], TOLD)
+    digests = datasets.write_input(tmp_path / "input.zarr", noisy, mask, AXES[ndim], TOLD)
     return volumes.open_input(tmp_path / "input.zarr"), noisy, mask, digests
 
 

@@ -16,8 +16,7 @@ from behindthenoise.core.tokens import TokenModel
 from behindthenoise.io import stores, tables
 from behindthenoise.io.geometry import Axes
 from behindthenoise.io.record import read_json
-from behindthenoise.run import average, calibrate, evaluate, models, score, scored, survey, token_models
-from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run import average, calibrate, evaluate, ingest, models, score, scored, survey, token_models
 from behindthenoise.run import thresholds as stored
 from behindthenoise.run.heldout import HeldOut
 from behindthenoise.run.pairs import Pairs
@@ -146,7 +145,7 @@ def written(folder, fields):
     split = Split(fields.role, unit)
     pairs = Pairs(2 * fields.noisy + 3, fields.clean, fields.role > 0, split, scale, axes, 4)
     extra = {} if fields.difference is None else {"clean_difference": xr.Variable(("image", "channel", *space), fields.difference)}
-    store_of_pairs.write(folder / "pairs.zarr", pairs, extra)
+    ingest.write_pairs(folder / "pairs.zarr", pairs, extra)
 
     edge = stores.CHUNK[len(shape)]
     paths = []

@@ -4,7 +4,7 @@ import xarray as xr
 
 from behindthenoise.core.tokens import TokenModel
 from behindthenoise.errors import ConfigError
-from behindthenoise.io import finished, stores, tables, volumes
+from behindthenoise.io import datasets, finished, stores, tables
 from behindthenoise.io.geometry import Geometry, write_geometry
 from behindthenoise.run import describe
 from behindthenoise.run.finish import label_images, numbers_of
@@ -25,7 +25,7 @@ def case(request, tmp_path, monkeypatch):
     geometry = Geometry(space, ("Fe", "Ni"), "counts", spacing, "micrometer", origin)
     noisy = xr.DataArray(np.zeros((2, *shape), np.float32), dims=("channel", *space))
     mask = random.random(shape) < 0.8
-    volumes.write_input(tmp_path / "some" / "input.zarr", noisy, xr.DataArray(mask, dims=space), geometry, {})
+    datasets.write_input(tmp_path / "some" / "input.zarr", noisy, xr.DataArray(mask, dims=space), geometry, {})
     write_geometry(tmp_path / "some" / "geometry.json", geometry)
     model = TokenModel.of_centroids(np.arange(4.0)[:, None])
     images = label_images(model, CLASSES)

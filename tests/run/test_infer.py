@@ -31,12 +31,11 @@ from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import Split
 from behindthenoise.core.tiling import tiles
 from behindthenoise.core.unet import UNet
-from behindthenoise.io import stores, volumes
+from behindthenoise.io import datasets, stores, volumes
 from behindthenoise.io.geometry import Axes
 from behindthenoise.io.record import Countdown, read_json
 from behindthenoise.io.volumes import RAW
-from behindthenoise.run import infer, models, networks, shards
-from behindthenoise.run import pairs as store_of_pairs
+from behindthenoise.run import infer, ingest, models, networks, shards
 from behindthenoise.run.architectures import write_architecture
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.run.shards import Shards, name_of
@@ -78,9 +77,7 @@ class Models:
         nothing = np.zeros((1, *[2] * ndim))
         split = Split(nothing.astype(np.uint8), nothing.astype(np.int32))
         images = nothing[:, None].repeat(CHANNELS, 1).astype(np.float32)
-        store_of_pairs.write(
-            folder / "pairs.zarr", Pairs(images[:, None], images, nothing == 0, split, SCALE, axes_of(ndim), 4), {}
-        )
+        ingest.write_pairs(folder / "pairs.zarr", Pairs(images[:, None], images, nothing == 0, split, SCALE, axes_of(ndim), 4), {})
         return cls(folder, [], projection, []).with_members(members, "weights")
 
     def with_members(self, members, name):
@@ -140,7 +137,7 @@ class Folder:
     def write(cls, folder, noisy, mask, shard, tile=TILE):
         axes = axes_of(mask.ndim)
         named = xr.DataArray(noisy, dims=("channel", *axes.space)), xr.DataArray(mask, dims=axes.space)
-        volumes.write_input(folder / "input.zarr", *named, axes, {})
+        datasets.write_input(folder / "input.zarr", *named, axes, {})
         volume = cls(folder)
         volumes.create_quantiles(volume.store, volume.input, [tile] * mask.ndim, shard, COMPONENTS)
         return volume
@@ -282,7 +279,7 @@ def test_tiles_shards_and_jobs_change_nothing(ensembles, case):
 
 BROKEN = {
     "network": (inference, "run_ensemble", KilledError("killed")),
-    "file": (stores, "write_file", OSError(errno.ENOSPC, "No space left on device")),
+    "file": (shards, "write_file", OSError(errno.ENOSPC, "No space left on device")),
     "record": (shards, "write_json", OSError(errno.ENOSPC, "No space left on device")),
 }
 

@@ -8,6 +8,7 @@ from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import Split
 from behindthenoise.errors import StoreError
 from behindthenoise.io.geometry import Axes
+from behindthenoise.run import ingest
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.pairs import Pairs
 
@@ -20,7 +21,7 @@ def path(tmp_path):
     told = {"clean": {"spacing": {"y": 0.5, "x": 0.5}, "unit": "micrometer"}}
     clean = np.arange(64, dtype=np.float32).reshape(1, 1, 8, 8)
     pairs = Pairs(clean[:, None] + 1, clean, np.ones((1, 8, 8), bool), split, scale, axes, 3, told)
-    store_of_pairs.write(tmp_path / "pairs.zarr", pairs, {})
+    ingest.write_pairs(tmp_path / "pairs.zarr", pairs, {})
     return tmp_path / "pairs.zarr"
 
 

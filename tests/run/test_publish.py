@@ -15,7 +15,7 @@ from behindthenoise.cli import main
 from behindthenoise.config import parse
 from behindthenoise.core.pyramid import shapes_of_levels
 from behindthenoise.errors import RemoteError
-from behindthenoise.io import finished, stores, volumes
+from behindthenoise.io import datasets, finished, stores
 from behindthenoise.io.geometry import Geometry
 from behindthenoise.remote import Place
 from behindthenoise.run import publish, verify
@@ -32,7 +32,7 @@ def fill(store: Path, seed: int) -> None:
         xr.DataArray(random.random((1, *SHAPE)), dims=("channel", "y", "x")),
         xr.DataArray(np.ones(SHAPE, bool), dims=("y", "x")),
     )
-    volumes.write_input(store.with_name("input.zarr"), noisy, mask, geometry, {})
+    datasets.write_input(store.with_name("input.zarr"), noisy, mask, geometry, {})
     levels = shapes_of_levels(SHAPE)
     group = finished.create_ome(
         store,

@@ -15,7 +15,7 @@ from behindthenoise.core import discovery
 from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.core.discovery import Limit, Table
 from behindthenoise.errors import ConfigError
-from behindthenoise.io import finished, stores, tables, volumes
+from behindthenoise.io import datasets, finished, stores, tables
 from behindthenoise.io.geometry import Geometry, write_geometry
 from behindthenoise.io.record import read_json
 from behindthenoise.run import regions
@@ -47,7 +47,7 @@ class Case:
         self.lower, self.median, self.upper, self.width = bands
         dims = ("channel", *space)
         noisy = xr.DataArray(np.zeros((2, *shape), np.float32), dims=dims)
-        volumes.write_input(folder / "wide" / "input.zarr", noisy, xr.DataArray(self.mask, dims=space), self.geometry, {})
+        datasets.write_input(folder / "wide" / "input.zarr", noisy, xr.DataArray(self.mask, dims=space), self.geometry, {})
         write_geometry(folder / "wide" / "geometry.json", self.geometry)
         ome = finished.create_ome(
             folder / "wide.ome.zarr",

@@ -6,7 +6,7 @@ import zarr
 
 from behindthenoise.core.tiling import tiles
 from behindthenoise.errors import StoreError
-from behindthenoise.io import stores
+from behindthenoise.io import stores, writers
 from behindthenoise.io.geometry import Axes
 from behindthenoise.io.record import read_json, write_json
 from behindthenoise.io.volumes import RAW, Volume, create_quantiles
@@ -128,7 +128,7 @@ def test_part_of_a_file_or_more_than_one_is_not_written(written, region):
     array = zarr.open_group(written[0], mode="r+")["spread"]
     before = array[...]
     with pytest.raises(ValueError, match="is not one whole file of array spread"):
-        stores.write_file(
+        writers.write_file(
             array, stores.whole(array, region), np.zeros((1, *[part.stop - part.start for part in region]), np.float32)
         )
     np.testing.assert_array_equal(array[...], before)

@@ -16,8 +16,7 @@ from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN, Split
 from behindthenoise.errors import SplitError
 from behindthenoise.io.geometry import Axes
-from behindthenoise.run import pairs as store_of_pairs
-from behindthenoise.run import streaming
+from behindthenoise.run import ingest, streaming
 from behindthenoise.run.examples import cut, load_examples, validation_split
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.run.streaming import Streamed, stream
@@ -67,7 +66,7 @@ def expect_same_examples(streamed, cuts):
 @pytest.mark.parametrize("name", CASES)
 def test_streamed_examples_are_those_of_memory_to_the_bit_and_in_their_order(name, tmp_path):
     pairs = made(*CASES[name])
-    store_of_pairs.write(tmp_path / "pairs.zarr", pairs, {})
+    ingest.write_pairs(tmp_path / "pairs.zarr", pairs, {})
     config = CONFIGS.get(name, CONFIG)
     units = splitting.training_units(pairs.split)
     np.testing.assert_array_equal(streaming.training_units(tmp_path / "pairs.zarr"), units)
@@ -92,13 +91,13 @@ def test_streamed_examples_are_those_of_memory_whatever_the_patches(tmp_path_fac
     units = splitting.training_units(pairs.split)
     if len(units) == 0:
         return
-    store_of_pairs.write(path, pairs, {})
+    ingest.write_pairs(path, pairs, {})
     expect_same_examples(stream(path, units, config, radius, CPU), cut(pairs, units, config, radius))
 
 
 def test_what_was_announced_is_what_is_read(tmp_path):
     pairs = made(*CASES["2d-many"])
-    store_of_pairs.write(tmp_path / "pairs.zarr", pairs, {})
+    ingest.write_pairs(tmp_path / "pairs.zarr", pairs, {})
     units = splitting.training_units(pairs.split)
     streamed, cuts = stream(tmp_path / "pairs.zarr", units, CONFIG, 3, CPU), cut(pairs, units, CONFIG, 3)
     random = np.random.default_rng(0)
@@ -115,7 +114,7 @@ def test_values_that_calibrate_or_test_are_read_by_no_training(tmp_path):
     secret = (pairs.split.role == CALIBRATION) | (pairs.split.role == TEST)
     hidden = replace(pairs, noisy=np.where(secret[:, None, None], np.float32(1e6), pairs.noisy))
     units = splitting.training_units(pairs.split)
-    store_of_pairs.write(tmp_path / "pairs.zarr", hidden, {})
+    ingest.write_pairs(tmp_path / "pairs.zarr", hidden, {})
     found = stream(tmp_path / "pairs.zarr", units, CONFIG, 3, CPU)
     for examples in (found, cut(hidden, units, CONFIG, 3)):
         batch = examples.batch(np.arange(len(examples)))
@@ -139,7 +138,7 @@ def test_units_that_validate_count_in_no_learning_example_and_the_other_way_roun
 @pytest.mark.parametrize("name", CASES)
 def test_memory_decides_only_where_the_examples_lie(name, tmp_path):
     pairs = made(*CASES[name])
-    store_of_pairs.write(tmp_path / "pairs.zarr", pairs, {})
+    ingest.write_pairs(tmp_path / "pairs.zarr", pairs, {})
     network = NetworkConfig(depth=3, width=2, radius_max=3)
     architecture = architectures.draw(network, architectures.generator(1, 0), ndim=len(pairs.shape), channels=pairs.clean.shape[1])
     chosen = [

@@ -15,7 +15,7 @@ from behindthenoise.core.projection import fit_projection
 from behindthenoise.core.sampling import CROP, draw_sample
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.tokens import assign
-from behindthenoise.io import tables, volumes
+from behindthenoise.io import datasets, tables, volumes
 from behindthenoise.io.geometry import Axes
 from behindthenoise.run import embed as embedding
 from behindthenoise.run import finish, models, token_models, tokenize, volume_samples
@@ -48,7 +48,7 @@ def volume(request, tmp_path):
     space = ("z", "y", "x")[-len(shape) :]
     axes = Axes(space, ("Fe", "Cu"), "counts")
     noisy = xr.DataArray(random.normal(size=(2, *shape)).astype(np.float32), dims=("channel", *space))
-    volumes.write_input(tmp_path / "input.zarr", noisy, xr.DataArray(mask, dims=space), axes, {})
+    datasets.write_input(tmp_path / "input.zarr", noisy, xr.DataArray(mask, dims=space), axes, {})
     return volumes.open_input(tmp_path / "input.zarr")
 
 
@@ -90,7 +90,7 @@ def test_a_volume_with_few_voxels_gives_them_all(tmp_path):
     mask[66:, 3:9] = True
     axes = Axes(("y", "x"), ("Fe", "Cu"), "counts")
     noisy = xr.DataArray(np.zeros((2, 70, 40), np.float32), dims=("channel", "y", "x"))
-    volumes.write_input(tmp_path / "input.zarr", noisy, xr.DataArray(mask, dims=("y", "x")), axes, {})
+    datasets.write_input(tmp_path / "input.zarr", noisy, xr.DataArray(mask, dims=("y", "x")), axes, {})
     found = volume_samples.draw(volumes.open_input(tmp_path / "input.zarr"), member_of(2, 0), 1000, 0)
     np.testing.assert_array_equal(np.sort(-1 - found.voxels), np.flatnonzero(mask))
 

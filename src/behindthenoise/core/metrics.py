@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 from scipy.special import expit, logit, ndtri, stdtrit
-from scipy.stats import rankdata
 
 Values = Float[np.ndarray, " voxel"]
 FEW_UNITS = 30  # below it, resampled units are too few different ones to show how coverage varies
@@ -104,7 +103,14 @@ def pearson(a: Values, b: Values) -> float:
 
 def spearman(a: Values, b: Values) -> float:
     """Rank correlation, in [-1, 1], ties at their mean rank; NaN where one is constant. `subsample` large images first."""
-    return pearson(rankdata(a), rankdata(b))
+    return pearson(_ranks(a), _ranks(b))
+
+
+def _ranks(values: Values) -> Values:
+    """As of `scipy.stats.rankdata`, which every job that imports it would wait for half a second."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Values = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
 
 
 def psnr(estimate: Values, truth: Values) -> float:

@@ -1,27 +1,18 @@
-"""Zarr stores: how arrays are laid out, compressed, protected against damage, and digested."""
+"""Zarr stores: how arrays are laid out, compressed, protected against damage, found again, and digested."""
 
 import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import dask
-import dask.array as da
-import dask.system
 import numpy as np
-import tensorstore
-import xarray as xr
 import xxhash
 import zarr
-from threadpoolctl import threadpool_limits
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from behindthenoise.errors import StoreError
@@ -30,8 +21,6 @@ DIGEST_LENGTH = 2 * xxhash.xxh3_128().digest_size  # characters
 CHUNK = {2: 256, 3: 64}  # edge of a chunk by number of spatial dimensions
 SHARD = {2: 1024, 3: 128}  # edge of what one file of a finished volume holds
 UNFINISHED = {".partial", ".__lock"}  # of files that Zarr and tensorstore are writing, or that a killed writer has left
-# no two writers share a file, so none is locked: not every file system of a cluster can
-FILES = {"file_io_sync": False, "file_io_locking": {"mode": "none"}}
 COMPRESSORS = (BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec())
 
 
@@ -175,95 +164,6 @@ def file_of(array: zarr.Array[Any], region: Sequence[slice]) -> Path:
     return folder_of(array) / array.metadata.encode_chunk_key(index_of(array, region))
 
 
-def write_file(array: zarr.Array[Any], region: tuple[slice, ...], values: np.ndarray) -> str:
-    """
-    Write what one file holds; returns its digest.
-
-    Until all is written the file does not exist, or has another name.
-
-    Raises
-    ------
-    ValueError
-        If the region is not one whole file, so that two writers could overwrite each other.
-    """
-    starts = [part.start for part in region]
-    whole_file = all(
-        start % edge == 0 and part.stop == min(start + edge, size)
-        for start, edge, part, size in zip(starts, files(array), region, array.shape, strict=True)
-    )
-    if not whole_file:
-        raise ValueError(f"{region} is not one whole file of array {array.path}, whose files hold {files(array)}")
-    path = file_of(array, region)
-    left = (f"{path.name}_*.__lock", f"{path.name}.*.partial")  # by a killed writer
-    for stale in (path, *(stray for pattern in left for stray in path.parent.glob(pattern))):
-        stale.unlink(missing_ok=True)
-    Writer.of(array)[region] = values
-    return _digest([values], array.dtype, region)
-
-
-@dataclass(frozen=True)
-class Writer:
-    """
-    A stored array that whole files are written into, by tensorstore, which is faster than Zarr's own Python (docs/decisions/0019).
-
-    A file is written under another name first. All writers together compress in as many threads as dask may use.
-    """
-
-    path: Path
-    stored: tensorstore.TensorStore
-
-    @classmethod
-    def of(cls, array: zarr.Array[Any]) -> "Writer":
-        """
-        The writer of an array on this machine.
-
-        Raises
-        ------
-        OSError
-            If the array cannot be opened.
-        """
-        path = folder_of(array).resolve()  # tensorstore knows no ".."
-        if "\\" in str(path):
-            raise OSError(f"{path} cannot be written: tensorstore takes a backslash in a path for a slash; rename the folder")
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}, "store_data_equal_to_fill_value": True}
-        threads = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
-        with _told(path):
-            return cls(path, tensorstore.open(spec, open=True, context=_context(threads)).result())
-
-    def __setitem__(self, region: tuple[slice, ...], values: np.ndarray) -> None:
-        """
-        Write the values of a region.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        ValueError
-            If the values are of another shape or type.
-        """
-        target = self.stored[region]
-        if target.shape != values.shape or target.dtype.numpy_dtype != values.dtype:
-            raise ValueError(f"{values.dtype} {values.shape} is no {target.dtype.numpy_dtype} {target.shape} for {self.path}")
-        with _told(self.path):
-            target.write(values).result()
-
-
-@cache
-def _context(threads: int) -> tensorstore.Context:
-    """What all writers of a process share."""
-    limit = {"limit": threads}
-    return tensorstore.Context({"data_copy_concurrency": limit, "file_io_concurrency": limit, **FILES})
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Errors of tensorstore, a full disk among them, as one that says where."""
-    try:
-        yield
-    except (ValueError, RuntimeError) as problem:
-        raise OSError(f"{path} cannot be written ({problem})") from problem
-
-
 def digest(array: zarr.Array[Any], region: tuple[slice, ...] | None = None, kind: Callable[[bytes], Any] = xxhash.xxh3_128) -> str:
     """
     Digest of an array's values, read file by file: it depends on the files' shape, but not on their compression.
@@ -276,12 +176,13 @@ def digest(array: zarr.Array[Any], region: tuple[slice, ...] | None = None, kind
         XXH3 finds damage (docs/decisions/0022); what must not be forged takes `hashlib.sha256`.
     """
     bounds = region or tuple(slice(0, size) for size in array.shape)
-    return _digest((np.asarray(array[block]) for block in blocks(array, bounds)), array.dtype, bounds, kind)
+    return digest_of((np.asarray(array[block]) for block in blocks(array, bounds)), array.dtype, bounds, kind)
 
 
-def _digest(
+def digest_of(
     parts: Iterable[np.ndarray], dtype: np.dtype[Any], bounds: tuple[slice, ...], kind: Callable[[bytes], Any] = xxhash.xxh3_128
 ) -> str:
+    """Digest of the parts, one after another, of what lies within bounds."""
     total = kind(f"{dtype}{[(part.start, part.stop) for part in bounds]}".encode())
     for values in parts:
         total.update(np.ascontiguousarray(values, dtype).data)
@@ -295,33 +196,3 @@ def blocks(array: zarr.Array[Any], bounds: tuple[slice, ...] | None = None) -> I
     axes = [range(part.start, part.stop, edge) for part, edge in zip(bounds, edges, strict=True)]
     for corner in product(*axes):
         yield tuple(slice(start, min(start + edge, part.stop)) for start, edge, part in zip(corner, edges, bounds, strict=True))
-
-
-def write_dataset(path: Path, dataset: xr.Dataset, space: Sequence[str]) -> dict[str, str]:
-    """
-    Store labelled arrays so that `xarray.open_zarr` gives them back; returns the digest of each variable.
-
-    Chunks hold one image, scan or channel and a cube of `CHUNK` voxels of space.
-    """
-    if path.exists():
-        shutil.rmtree(path)
-    edge = CHUNK[len(space)]
-    encoding = {
-        name: {
-            "chunks": tuple(min(edge, size) if dim in space else 1 for dim, size in variable.sizes.items()),
-            "compressors": COMPRESSORS,
-        }
-        for name, variable in dataset.data_vars.items()
-    }
-    chunked = dataset.chunk({dim: edge if dim in space else 1 for dim in dataset.dims})
-    chunked.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding, write_empty_chunks=True)
-    group = open_group(path)
-    return {str(name): digest(get_array(group, str(name))) for name in sorted(map(str, dataset.data_vars))}
-
-
-def fill(sources: Sequence[da.Array], targets: Sequence[zarr.Array[Any]]) -> None:
-    """Write dask arrays into stored ones, a file at a time by several threads: no two threads share a file."""
-    aligned = [source.rechunk(files(target)) for source, target in zip(sources, targets, strict=True)]
-    with threadpool_limits(1, user_api="blas"):  # a matrix product in each of dask's threads is parallel enough
-        # dask's types know arrays in memory only as targets
-        da.store(aligned, list(map(Writer.of, targets)), lock=False, scheduler="threads")  # type: ignore[arg-type]

@@ -5,13 +5,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import xarray as xr
 import zarr
 
 from behindthenoise.errors import StoreError
 from behindthenoise.io import stores
-from behindthenoise.io.geometry import Axes, Geometry, named_channels, parse_axes, positions
+from behindthenoise.io.geometry import Axes, Geometry, parse_axes, positions
 from behindthenoise.io.stores import Cut
 
 STATISTICS = ("lower", "median", "upper", "width")
@@ -32,17 +30,6 @@ class Volume:
     def shape(self) -> tuple[int, ...]:
         """Spatial shape."""
         return tuple(self.mask.shape)
-
-
-def write_input(path: Path, noisy: xr.DataArray, mask: xr.DataArray, axes: Axes, told: Mapping[str, Any]) -> dict[str, str]:
-    """Copy a volume into a store of our own, chunk by chunk; returns the digest of each variable."""
-    dims = ("channel", *axes.space)
-    variables = {
-        "noisy": (dims, noisy.transpose(*dims).astype(np.float32).data),
-        "mask": (axes.space, mask.transpose(*axes.space).data),
-    }
-    dataset = xr.Dataset(variables, named_channels(axes), {"axes": axes.as_data(), "told": dict(told)})
-    return stores.write_dataset(path, dataset, axes.space)
 
 
 def open_input(path: Path) -> Volume:

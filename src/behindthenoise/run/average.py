@@ -6,6 +6,7 @@ import dask.array as da
 
 from behindthenoise.config import SPACE_AXES
 from behindthenoise.io import stores
+from behindthenoise.io.datasets import fill
 from behindthenoise.io.record import log, write_json
 from behindthenoise.stages import Spec
 
@@ -24,6 +25,6 @@ def run(spec: Spec, *, members: list[Path], store: Path, manifest: Path) -> None
     shape = (*arrays[0].shape[:2], *arrays[0].shape[3:])
     chunks = (*arrays[0].chunks[:2], *arrays[0].chunks[3:])
     spread = stores.create_array(group, "spread", shape, dtype="float32", chunks=chunks, dims=[*dims[:2], *dims[3:]])
-    stores.fill([stacked.mean(axis=0), stacked[:, :, :, 1].std(axis=0)], [mean, spread])
+    fill([stacked.mean(axis=0), stacked[:, :, :, 1].std(axis=0)], [mean, spread])
     log(f"average: {len(arrays)} members")
     write_json(manifest, {"stage": "average", "quantiles": stores.digest(mean), "spread": stores.digest(spread)})

@@ -14,7 +14,7 @@ from behindthenoise.config import (
     TrainingConfig,
     VolumeConfig,
 )
-from behindthenoise.core import memory, patches
+from behindthenoise.core import memory, windows
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.calibration.dependence import SMALLEST_EDGE
 from behindthenoise.core.calibration.scores import Score, expect_support
@@ -96,7 +96,7 @@ def expect_step(architecture: Architecture, training: TrainingConfig, shape: Seq
     MemoryLimitError
         Says how much it takes.
     """
-    window = [grid.window for grid in patches.lay_out(shape, training.patch, architecture.radius)[0]]
+    window = [grid.window for grid in windows.lay_out(shape, training.patch, architecture.radius)[0]]
     needed = memory.BASELINE_BYTES + memory.step_bytes(architecture, training.batch, window)
     if needed > training.memory_gb * 1e9:
         raise MemoryLimitError(

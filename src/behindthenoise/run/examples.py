@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 
 from behindthenoise.config import TrainingConfig
 from behindthenoise.core import patches as patching
+from behindthenoise.core import windows
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.memory import resident_bytes, step_bytes
 from behindthenoise.core.patches import Examples
@@ -36,9 +37,9 @@ def load_examples(
     """
     images, scans, channels, *shape = store_of_pairs.noisy_shape(pairs)
     radius = architecture.radius
-    windows = [(grid.window, grid.step) for grid in patching.lay_out(shape, config.patch, radius)[0]]
-    needed = resident_bytes(shape, (images, scans, channels), windows)
-    needed += step_bytes(architecture, config.batch, [window for window, _ in windows])
+    steps = [(grid.window, grid.step) for grid in windows.lay_out(shape, config.patch, radius)[0]]
+    needed = resident_bytes(shape, (images, scans, channels), steps)
+    needed += step_bytes(architecture, config.batch, [window for window, _ in steps])
     if needed > memory_bytes:
         log(f"train: patches would take {needed / 1e9:.2f} GB of {memory_bytes / 1e9:.2f}, so they are read as they are drawn")
         learn, held_out = validation_split(streaming.training_units(pairs), config.validation, random)

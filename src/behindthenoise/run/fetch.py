@@ -12,6 +12,7 @@ from behindthenoise.core.split import shown_image
 from behindthenoise.errors import SourceError
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.canonical import canonical, read_mask, reading
+from behindthenoise.io.datasets import write_input
 from behindthenoise.io.geometry import Axes, told_by
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.volumes import Volume
@@ -33,7 +34,7 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
     else:
         noisy, mask = read(config, spec.find_part("pairs", PairsConfig), axes)
     with reading(*origins(config, noisy, name)):
-        digests = volumes.write_input(store, noisy, mask, axes, told_by(noisy.attrs))
+        digests = write_input(store, noisy, mask, axes, told_by(noisy.attrs))
     # of the copy, because a source may be slow or far away, and is read once
     require_data(volumes.open_input(store), name, masked=config is None or config.mask is not None)
     log(f"fetch: volume {name}: {dict(noisy.sizes)}")

@@ -19,6 +19,7 @@ from behindthenoise.core.rounding import rounded
 from behindthenoise.core.tokens import TokenModel
 from behindthenoise.errors import ConfigError
 from behindthenoise.io import finished, stores, volumes
+from behindthenoise.io.datasets import fill
 from behindthenoise.io.finished import LabelImage
 from behindthenoise.io.geometry import read_geometry
 from behindthenoise.io.record import log, write_json
@@ -210,7 +211,7 @@ def write_pyramid(full: Sequence[da.Array], target: zarr.Group, names: Sequence[
             factors = [round(fine / coarse) for fine, coarse in zip(levels[level - 1], shape, strict=True)]
             finer = [da.from_zarr(stores.get_array(target, f"{name}{level - 1}")) for name in names]
             full = [coarser(part, shape, factors) for part in finer]
-        stores.fill(full, [stores.get_array(target, f"{name}{level}") for name in names])
+        fill(full, [stores.get_array(target, f"{name}{level}") for name in names])
 
 
 def coarser(fine: da.Array, shape: Sequence[int], factors: Sequence[int]) -> da.Array:

@@ -13,7 +13,7 @@ import torch
 
 from behindthenoise.config import Config, load
 from behindthenoise.core import architecture as architectures
-from behindthenoise.core import memory, patches, tiling
+from behindthenoise.core import memory, patches, tiling, windows
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.network import Network
 from behindthenoise.core.training import Training
@@ -112,7 +112,7 @@ def training(config: Config, drawn: Sequence[Architecture], field: Field) -> Ite
 
 def windows_of(config: Config, architecture: Architecture, field: Field) -> list[int]:
     """Edges of a training patch."""
-    return [grid.window for grid in patches.lay_out(field.shape, config.training.patch, architecture.radius)[0]]
+    return [grid.window for grid in windows.lay_out(field.shape, config.training.patch, architecture.radius)[0]]
 
 
 def seconds_of_training(config: Config, drawn: Sequence[Architecture], window: Sequence[int]) -> float:

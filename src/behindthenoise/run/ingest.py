@@ -16,12 +16,12 @@ from behindthenoise.core.calibration.units import box_around
 from behindthenoise.core.scale import Scale
 from behindthenoise.errors import SourceError
 from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, read_mask, reading
-from behindthenoise.io.geometry import Axes, told_by
+from behindthenoise.io.datasets import write_dataset
+from behindthenoise.io.geometry import Axes, named_channels, told_by
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.stores import metadata_digest
-from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run.displaced import displaced
-from behindthenoise.run.pairs import Pairs
+from behindthenoise.run.pairs import Loaded, Pairs
 from behindthenoise.stages import Spec
 
 COMPARED, FEWEST_COMPARED = 100_000, 100  # voxels by which is judged whether scans show the same fields
@@ -57,7 +57,7 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
         found = displaced(noisy, clean, trains, axes.space)
         log(f"warning: displaced: {'; '.join(found)}" if found else "ingest: no displacement of half a voxel or more was found")
     pairs = Pairs(noisy, clean, fields.mask, split, measure_scale(noisy, clean, trains), axes, gap, fields.told, found)
-    digests = store_of_pairs.write(store, pairs, fields.extra)
+    digests = write_pairs(store, pairs, fields.extra)
     counts = {name: int((split.role == value).sum()) for name, value in splitting.ROLES.items()}
     units = {name: len(splitting.units_of(split, value)) for name, value in splitting.ROLES.items()}
     log(f"ingest: {noisy.shape[0]} fields of {pairs.shape} voxels, {noisy.shape[1]} scans, channels {' '.join(axes.channels)}")
@@ -154,6 +154,32 @@ def opened(config: PairsConfig) -> tuple[xr.DataArray, xr.DataArray, xr.DataArra
 def told_by_both(noisy: xr.DataArray, slow: xr.DataArray) -> dict[str, dict[str, Any]]:
     """What the sources of fast and slow scans tell of their voxels."""
     return {"noisy": told_by(noisy.attrs), "clean": told_by(slow.attrs)}
+
+
+def write_pairs(path: Path, pairs: Loaded, extra: Mapping[str, xr.Variable]) -> dict[str, str]:
+    """Store the pairs and anything that belongs with them; returns the digest of each variable."""
+    space = pairs.axes.space
+    variables: dict[str, Any] = {
+        "noisy": (("image", "scan", "channel", *space), pairs.noisy),
+        "clean": (("image", "channel", *space), pairs.clean, {"units": pairs.axes.value_unit}),
+        "mask": (("image", *space), pairs.mask),
+        "role": (("image", *space), pairs.split.role, {"meaning": "0 unused, 1 train, 2 calibration, 3 test"}),
+        "unit": (("image", *space), pairs.split.unit, {"meaning": "block or image that the voxel belongs to; -1 none"}),
+        **extra,
+    }
+    dataset = xr.Dataset(variables, named_channels(pairs.axes), attributes(pairs))
+    return write_dataset(path, dataset, space)
+
+
+def attributes(pairs: Loaded) -> dict[str, Any]:
+    """What does not fit into an array."""
+    return {
+        "scale": asdict(pairs.scale),
+        "axes": pairs.axes.as_data(),
+        "told": dict(pairs.told),
+        "gap": pairs.gap,
+        "displaced": list(pairs.displaced),
+    }
 
 
 def averaged(slow: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.Variable]]:

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
-import xarray as xr
 import zarr
 from jaxtyping import Bool
 
@@ -15,8 +14,8 @@ from behindthenoise.config import Selection
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import Split
 from behindthenoise.errors import StoreError
-from behindthenoise.io.geometry import Axes, Geometry, named_channels, parse_axes, placed
-from behindthenoise.io.stores import get_array, open_group, whole_array, write_dataset
+from behindthenoise.io.geometry import Axes, Geometry, parse_axes, placed
+from behindthenoise.io.stores import get_array, open_group, whole_array
 
 Fields = TypeVar("Fields", np.ndarray, zarr.Array[Any])
 Told = Mapping[str, Mapping[str, Any]]  # by the sources `noisy` and `clean`, of their voxels; by none of generated pairs
@@ -53,32 +52,6 @@ class Pairs(Generic[Fields]):
 
 Loaded: TypeAlias = Pairs[np.ndarray]
 Stored: TypeAlias = Pairs[zarr.Array[Any]]
-
-
-def write(path: Path, pairs: Loaded, extra: Mapping[str, xr.Variable]) -> dict[str, str]:
-    """Store the pairs and anything that belongs with them; returns the digest of each variable."""
-    space = pairs.axes.space
-    variables: dict[str, Any] = {
-        "noisy": (("image", "scan", "channel", *space), pairs.noisy),
-        "clean": (("image", "channel", *space), pairs.clean, {"units": pairs.axes.value_unit}),
-        "mask": (("image", *space), pairs.mask),
-        "role": (("image", *space), pairs.split.role, {"meaning": "0 unused, 1 train, 2 calibration, 3 test"}),
-        "unit": (("image", *space), pairs.split.unit, {"meaning": "block or image that the voxel belongs to; -1 none"}),
-        **extra,
-    }
-    dataset = xr.Dataset(variables, named_channels(pairs.axes), attributes(pairs))
-    return write_dataset(path, dataset, space)
-
-
-def attributes(pairs: Loaded) -> dict[str, Any]:
-    """What does not fit into an array."""
-    return {
-        "scale": asdict(pairs.scale),
-        "axes": pairs.axes.as_data(),
-        "told": dict(pairs.told),
-        "gap": pairs.gap,
-        "displaced": list(pairs.displaced),
-    }
 
 
 def opened(path: Path) -> Stored:

@@ -22,6 +22,7 @@ from behindthenoise.core.discovery import Limit, Table, Unit
 from behindthenoise.core.split import CALIBRATION, TEST
 from behindthenoise.errors import ConfigError
 from behindthenoise.io import stores, tables, volumes
+from behindthenoise.io.datasets import fill
 from behindthenoise.io.geometry import Axes, Geometry, read_geometry
 from behindthenoise.io.npz import write_npz
 from behindthenoise.io.record import log, write_json
@@ -263,7 +264,7 @@ def beyond(
     found = counted(table, evidence, grounds.edges)
     by_step = np.nextafter(discovery.levels(table, found).astype(np.float32), np.float32(2))
     by_step = np.minimum(by_step, np.float32(1))
-    stores.fill([da.map_blocks(level_of, evidence, table=table, by_step=by_step, dtype=np.float32)], [levels])
+    fill([da.map_blocks(level_of, evidence, table=table, by_step=by_step, dtype=np.float32)], [levels])
     stands = np.flatnonzero(by_step <= asked.level)
     first, kind = (int(stands[0]) if stands.size else None), grounds.unit
     written, level = words(asked, judged.source.axes), asked.level

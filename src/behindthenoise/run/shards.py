@@ -15,6 +15,7 @@ from behindthenoise.errors import StoreError
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.record import read_json, write_json
 from behindthenoise.io.volumes import Layout
+from behindthenoise.io.writers import write_file
 from behindthenoise.run.shares import Share
 
 
@@ -98,7 +99,7 @@ class Shards:
         digests = []
         for name, values in zip(volumes.RAW, results, strict=True):
             array = stores.get_array(self.group, name)
-            digests.append(stores.write_file(array, stores.whole(array, shard.core), values))
+            digests.append(write_file(array, stores.whole(array, shard.core), values))
         write_json(self._record(shard), {"digests": digests})
 
     def digests(self, shards: Iterable[Tile]) -> dict[str, list[str]]:

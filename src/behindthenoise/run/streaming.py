@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from behindthenoise.config import TrainingConfig
-from behindthenoise.core import patches as patching
+from behindthenoise.core import windows
 from behindthenoise.core.patches import Batch
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
@@ -50,7 +50,7 @@ class Streamed:
 
     arrays: dict[str, zarr.Array[Any]]
     scale: Scale
-    grids: list[patching.Grid]
+    grids: list[windows.Grid]
     border: int
     border_weight: float
     places: list[Place]
@@ -92,7 +92,7 @@ class Streamed:
         return (
             torch.from_numpy(self.scale.standardise_noisy(noisy, visible, axis=0)),
             torch.from_numpy(np.nan_to_num(self.scale.standardise_clean(clean, axis=0))),
-            torch.from_numpy((counts * patching.frame(self.grids, self.border, self.border_weight, at.index))[None]),
+            torch.from_numpy((counts * windows.frame(self.grids, self.border, self.border_weight, at.index))[None]),
         )
 
 
@@ -108,12 +108,12 @@ def stream(store: Path, units: Int[np.ndarray, " unit"], config: TrainingConfig,
     group = stores.open_group(store)
     arrays = {name: stores.whole_array(group, name) for name in ARRAYS}
     images, *shape = arrays["role"].shape
-    grids, border = patching.lay_out(shape, config.patch, radius)
+    grids, border = windows.lay_out(shape, config.patch, radius)
     kept = []
     for image in range(images):
-        for index, region in patching.places(grids):
+        for index, region in windows.places(grids):
             counts = training_voxels(arrays, units, (image, *region))
-            if counts.any() and float((counts * patching.frame(grids, border, config.border_weight, index)).sum()) > 0:
+            if counts.any() and float((counts * windows.frame(grids, border, config.border_weight, index)).sum()) > 0:
                 kept.append(Place(image, index, region))
     return Streamed(arrays, read_scale(store), grids, border, config.border_weight, kept, units, device)
 
