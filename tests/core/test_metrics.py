@@ -1,4 +1,5 @@
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from behindthenoise.core.metrics import (
     bin_of,
     coverage,
     coverage_band,
-    coverage_by_bin,
     coverage_gap,
     coverage_interval,
     covers,
@@ -117,33 +117,23 @@ def test_the_interval_score_is_least_at_the_true_quantiles():
 
 def test_deciles_hold_a_tenth_each():
     values = np.random.default_rng(0).permutation(1000).astype(np.float32)
-    rows = coverage_by_bin(values, values % 4 > 0, decile_edges(values))
-    assert [one.voxels for one in rows] == [100] * 10
-    assert [one.coverage for one in rows] == [0.75] * 10
+    assert np.bincount(bin_of(values, decile_edges(values))).tolist() == [100] * 10
 
 
-@given(
-    st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=40),
-    st.lists(st.integers(-4, 4), max_size=5, unique=True).map(sorted),
-)
-def test_every_voxel_is_in_one_bin(voxels, edges):
-    values = np.array([value for value, _ in voxels], np.float64)
-    inside = np.array([hit for _, hit in voxels], bool)
-    rows = coverage_by_bin(values, inside, np.array(edges, np.float64))
-    assert sum(one.voxels for one in rows) == len(voxels)
-    for one in rows:
-        hits = [hit for value, hit in voxels if one.low <= value < one.high]
-        assert one.voxels == len(hits)
-        assert one.coverage == pytest.approx(np.mean(hits) if hits else np.nan, nan_ok=True)
+@given(st.lists(st.integers(-3, 3), max_size=40), st.lists(st.integers(-4, 4), max_size=5, unique=True).map(sorted))
+def test_every_voxel_is_in_one_bin(values, edges):
+    found = np.bincount(bin_of(np.array(values, np.float64), np.array(edges, np.float64)), minlength=len(edges) + 1)
+    borders = [-np.inf, *edges, np.inf]
+    expected = [sum(low <= value < high for value in values) for low, high in pairwise(borders)]
+    assert found.tolist() == expected and sum(expected) == len(values)
 
 
 def test_tied_values_make_fewer_bins():
     values = np.r_[np.zeros(90), np.arange(1.0, 11)]
     edges = decile_edges(values)
     assert (np.diff(edges) > 0).all()
-    rows = coverage_by_bin(values, values > 0, edges)
-    assert rows[0].voxels == 0
-    assert sum(one.voxels for one in rows) == 100
+    counts = np.bincount(bin_of(values, edges), minlength=edges.size + 1)
+    assert counts[0] == 0 and counts.sum() == 100
 
 
 @settings(max_examples=20, deadline=None)
@@ -261,9 +251,9 @@ def test_coverage_by_width_shows_what_the_mean_hides():
     rng = np.random.default_rng(0)
     scale = rng.choice([1.0, 3.0], 20_000)
     truth, half = scale * rng.standard_normal(20_000), norm.ppf(0.95) * scale**0.5
-    rows = [one for one in coverage_by_bin(2 * half, covers(-half, half, truth), decile_edges(2 * half)) if one.voxels]
+    inside, place = covers(-half, half, truth), bin_of(2 * half, decile_edges(2 * half))
     expected = [2 * norm.cdf(norm.ppf(0.95) / one**0.5) - 1 for one in (1, 3)]
-    assert [one.coverage for one in rows] == pytest.approx(expected, abs=0.02)
+    assert [inside[place == one].mean() for one in np.unique(place)] == pytest.approx(expected, abs=0.02)
 
 
 def test_a_value_on_a_border_is_in_the_upper_bin():

@@ -16,15 +16,6 @@ Values = Float[np.ndarray, " voxel"]
 FEW_UNITS = 30  # below it, resampled units are too few different ones to show how coverage varies
 
 
-class BinCoverage(NamedTuple):
-    """Coverage of the voxels with `low` <= value < `high`; NaN where there are none."""
-
-    low: float
-    high: float
-    voxels: int
-    coverage: float
-
-
 class CoverageBand(NamedTuple):
     """Coverage of each column of a table, and the ends of its 95 % interval; NaN where there are no voxels, or no two units."""
 
@@ -441,35 +432,6 @@ def decile_edges(values: Values) -> Float[np.ndarray, " edge"]:
 def bin_of(values: Values, edges: Float[np.ndarray, " edge"]) -> Int[np.ndarray, " voxel"]:
     """Number, from 0, of the bin between the inner borders `edges`; a value on a border belongs to the upper one."""
     return np.searchsorted(edges, values, side="right")
-
-
-def coverage_by_bin(values: Values, inside: Bool[np.ndarray, " voxel"], edges: Float[np.ndarray, " edge"]) -> list[BinCoverage]:
-    """
-    Coverage in each of the bins that `edges` cut the line into, the outer two without end.
-
-    By predicted median it is coverage by intensity, by width it is size-stratified coverage.
-
-    Parameters
-    ----------
-    values
-        What the voxels are sorted by; for a promise per bin it must not depend on the truth.
-    inside
-        True where a voxel lies in its interval.
-    edges
-        Inner borders, rising; a value on a border belongs to the upper bin.
-
-    References
-    ----------
-    Angelopoulos, Bates, Jordan & Malik (2021), arXiv:2009.14193, for strata of size.
-    """
-    place = bin_of(values, edges)
-    voxels = np.bincount(place, minlength=edges.size + 1)
-    hits = np.bincount(place[inside], minlength=edges.size + 1)
-    borders = [float("-inf"), *edges.tolist(), float("inf")]
-    return [
-        BinCoverage(low, high, int(count), hit / count if count else float("nan"))
-        for low, high, count, hit in zip(borders[:-1], borders[1:], voxels.tolist(), hits.tolist(), strict=True)
-    ]
 
 
 def match_intensity(noisy: Values, clean: Values) -> tuple[float, float]:
