@@ -363,7 +363,7 @@ def test_how_many_marked_test_voxels_are_false_is_told_and_said_at_the_top_where
     test = {"false_share": false_share, "found_share": 0.6, "false_share_of_median": 0.18}
     found = RegionList("right", "bright", {**REGIONS, "test": test}, [], np.zeros((8, 8), np.float32), np.zeros((8, 8), np.uint32))
     shown = replace(QUICK, regions=(found,))
-    (drawing,) = page._region_drawings(found)
+    (drawing,) = page._region_drawings(found, 1)
     above = "Regions bright of volume right: at most 10.0 % of their area is promised to be false, in expectation"
     if false_share is None:
         assert drawing.caption == "Of the marked area at most 10 % is false."

@@ -134,7 +134,7 @@ def test_the_suffix_chooses_the_format(tmp_path, suffix, begin):
     [
         (SMALL.as_data(), "a.jpg", "ends with '.jpg'; give it one of .svg, .png, .pdf"),
         ({**SMALL.as_data(), "version": 1}, "a.svg", "graph has version 1 and kind 'smsnet'; this program reads version 2"),
-        (None, "a.svg", "graph.json cannot be read"),
+        (None, "a.svg", "graph.json is not there"),
     ],
     ids=["suffix", "version", "absent"],
 )

@@ -371,8 +371,9 @@ def _tested(found: RegionList) -> Iterator[str]:
 
 
 def _volume_drawings(plane: Slice, index: int, colours: Sequence[str]) -> Iterator[Drawing]:
-    yield _map_drawing(plane, f"volume_{index}_{plane.name}_maps")
-    yield from _token_drawings(plane, f"volume_{index}_{plane.name}_tokens", colours)
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in plane.name)
+    yield _map_drawing(plane, f"volume_{index}_{safe}_maps")
+    yield from _token_drawings(plane, f"volume_{index}_{safe}_tokens", colours)
 
 
 def _notices(content: Content) -> list[str]:
