@@ -43,7 +43,7 @@ def test_the_last_line_of_a_run_says_where_the_report_is(finished):
 
 def test_the_ledger_of_a_run_has_every_job(finished):
     ledger = json.loads((finished.results / "run.json").read_text())
-    some = {"pairs", "members/000/train", "members/001/predict", "volumes/wide/jobs/2-of-2", "report/report"}
+    some = {"pairs", "members/000/train", "members/001/predict", "volumes/wide/jobs/2-of-2", "report/report.html"}
     assert some <= ledger["jobs"].keys()
     assert all(job["seconds"] >= 0 and job["peak_memory_bytes"] > 0 for job in ledger["jobs"].values())
     assert ledger["seconds"] > ledger["jobs"]["members/000/train"]["seconds"] > 0
