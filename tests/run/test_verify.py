@@ -1,5 +1,6 @@
 """What `verify` says of results that it cannot judge; damage is tried in the workflow's tests."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -21,6 +22,18 @@ def test_digests_of_another_version_are_no_damage(tmp_path):
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(StoreError, match="has no results"):
         verify.verify(tmp_path)
+
+
+def test_a_record_that_another_version_has_left_under_another_name_is_of_the_past(tmp_path):
+    for path in ("pairs.zarr", "calibration"):
+        (tmp_path / path).mkdir()
+    (tmp_path / "calibration/rules.npz").write_text("new")
+    for name, content in (("rules.run.json", "old"), ("rules.npz.run.json", "new")):
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        (tmp_path / "calibration" / name).write_text(json.dumps({"verb": "survey", "files": {"rules.npz": digest}}))
+    assert verify.verify(tmp_path) == (1, [])
+    (tmp_path / "calibration/rules.npz").write_text("damaged")
+    assert [damage.words.rpartition(" is ")[2] for damage in verify.verify(tmp_path)[1]] == ["not what was written"]
 
 
 def test_published_copies_are_found_from_within_the_results(tmp_path, monkeypatch):

@@ -86,6 +86,12 @@ def run_record(made: Path) -> Path:
     return made.with_suffix(RECORD) if made.suffix == ".json" else made.with_name(made.name + RECORD)
 
 
+def is_in_place(record: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a record stands beside what it is of; another version may have left one under another name, which is of the past."""
+    first = next(iter(content.get("files", ())), None)
+    return first is None or run_record(record.parent / first) == record
+
+
 def environment() -> dict[str, Any]:
     """Versions and host of this process."""
     return {

@@ -6,7 +6,7 @@ from typing import Any
 
 from behindthenoise import __version__
 from behindthenoise.config import Config
-from behindthenoise.io.record import RECORD, read_json, write_json
+from behindthenoise.io.record import RECORD, is_in_place, read_json, write_json
 
 # Of a record, what belongs to one job; the rest is told of each machine once.
 OF_A_JOB = ("verb", "seconds", "peak_memory_bytes", "finished")
@@ -25,6 +25,8 @@ def write(config: Config, results: Path, project: Path) -> None:
     machines: list[dict[str, Any]] = []
     for path in sorted(results.rglob(f"*{RECORD}")):
         record = read_json(path)
+        if not is_in_place(path, record):
+            continue
         machine = {key: value for key, value in record.items() if key not in (*OF_A_JOB, "files")}
         if machine not in machines:
             machines.append(machine)

@@ -10,7 +10,7 @@ import zarr
 from behindthenoise import remote
 from behindthenoise.errors import RemoteError, StoreError
 from behindthenoise.io import stores, volumes
-from behindthenoise.io.record import RECORD, file_digest, read_json
+from behindthenoise.io.record import RECORD, file_digest, is_in_place, read_json
 from behindthenoise.run import publish
 from behindthenoise.run.shards import Shards, name_of
 
@@ -85,7 +85,8 @@ def damaged_files(array: zarr.Array[Any]) -> Iterator[str]:
 def files_of(results: Path) -> Iterator[Written]:
     """Files that the records of the jobs have the digests of."""
     for path in sorted(results.rglob(f"*{RECORD}")):
-        digests: dict[str, str] = content_of(path).get("files", {})
+        record = content_of(path)
+        digests: dict[str, str] = record.get("files", {}) if is_in_place(path, record) else {}
         output = next((path.parent / name for name in digests), path)
         yield from (Written(path.parent / name, "", digest, output) for name, digest in digests.items())
 
