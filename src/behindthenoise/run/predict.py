@@ -120,7 +120,8 @@ def tiling_difference(pairs: Stored, network: Network, core: tuple[int, ...]) ->
     smaller = [min(memory.STEP, size) for size in pairs.shape]
     starts = [part.start for part in large.core]
     small = [tile for tile in tiles(pairs.shape, smaller, halo) if [part.start for part in tile.core] == starts]
-    whole, found = (run_tile(pairs, network, (image, 0), tile)[0][1] for tile in (large, *small))
+    noisy = standardised(pairs, image, 0)
+    whole, found = (run_tile(noisy, network, tile)[0][1] for tile in (large, *small))
     within = tuple(slice(0, min(sizes)) for sizes in zip(whole.shape[1:], found.shape[1:], strict=True))
     difference = float(np.abs(whole[(slice(None), *within)] - found[(slice(None), *within)]).max())
     if difference > TILING_TOLERANCE:
@@ -144,15 +145,17 @@ def predict(
     sample
         What to fill with the latents of this scan; None if it is taken from another one.
     """
-    image, _ = field
+    image, scan = field
     held_out = np.isin(pairs.split.role[image], (CALIBRATION, TEST))
     quantiles = np.full((3, *pairs.noisy.shape[2:]), np.nan, np.float32)
     vectors = np.full((network.architecture.latent, *pairs.shape), np.nan, np.float32)
-    for tile in tiles(pairs.shape, core, network.architecture.halo):
-        sampled = sample is not None and bool((sample.slot[image][tile.core] >= 0).any())
-        if not held_out[tile.core].any() and not sampled:
-            continue
-        raw, latents = run_tile(pairs, network, field, tile)
+    used = held_out if sample is None else held_out | (sample.slot[image] >= 0)
+    wanted = [tile for tile in tiles(pairs.shape, core, network.architecture.halo) if used[tile.core].any()]
+    if not wanted:
+        return quantiles, vectors
+    noisy = standardised(pairs, image, scan)
+    for tile in wanted:
+        raw, latents = run_tile(noisy, network, tile)
         values = pairs.scale.restore_clean(raw, axis=1)
         quantiles[stores.whole(quantiles, tile.core)] = np.where(held_out[tile.core], values, np.nan)
         vectors[stores.whole(vectors, tile.core)] = np.where(held_out[tile.core], latents, np.nan)
@@ -161,11 +164,13 @@ def predict(
     return quantiles, vectors
 
 
+def standardised(pairs: Stored, image: int, scan: int) -> Float32[np.ndarray, " c *space"]:
+    """One scan of one image in standard units, read once for all tiles; masked voxels are 0."""
+    return pairs.scale.standardise_noisy(np.asarray(pairs.noisy[image, scan]), pairs.mask[image], axis=0)
+
+
 def run_tile(
-    pairs: Stored, network: Network, field: tuple[int, int], tile: Tile
+    noisy: Float32[np.ndarray, " c *space"], network: Network, tile: Tile
 ) -> tuple[Float32[np.ndarray, " 3 c *core"], Float32[np.ndarray, " latent *core"]]:
     """Quantiles in standard units and latents of one tile's core."""
-    image, scan = field
-    where: tuple[int | slice, ...] = (image, scan, slice(None), *tile.read)
-    noisy, mask = np.asarray(pairs.noisy[where]), pairs.mask[image][tile.read]
-    return inference.run_member(network, pairs.scale.standardise_noisy(noisy, mask, axis=0), tile.margin)
+    return inference.run_member(network, noisy[(slice(None), *tile.read)], tile.margin)
