@@ -137,6 +137,31 @@ def test_dask_takes_as_many_threads_as_a_job_has(monkeypatch, given, threads):
     assert found == [threads]
 
 
+SAYS_THREADS = """
+import sys
+from behindthenoise import cli
+real = cli.importlib.import_module
+def importing(name, *package):
+    module = real(name, *package)
+    if name == "behindthenoise.run.average":
+        module.run = lambda *_, **__: print(sys.modules["dask"].config.get("num_workers", None))
+    return module
+cli.importlib.import_module = importing
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_verb_whose_module_imports_dask_has_its_threads(tmp_path):
+    words = ["average", "--store", "a.zarr", "--manifest", "a.json", "--members", "b.zarr", "--spec"]
+    words.append(specification(parse(GOOD), "average"))
+    (tmp_path / "a.json").write_text("{}")
+    environment = {key: value for key, value in os.environ.items() if key != "DASK_NUM_WORKERS"} | {"OMP_NUM_THREADS": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", SAYS_THREADS, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "3\n"
+
+
 @pytest.fixture
 def arrays(tmp_path, monkeypatch):
     """Options that name arrays of ten images, in the current folder."""

@@ -110,11 +110,11 @@ def _verify(results: Path) -> int:
 def _run_stage(verb: str, options: dict[str, str | Path | list[Path]]) -> None:
     """Import the verb's module, which may be heavy, and run it under the record of its time and memory."""
     spec = Spec.parse(str(options.pop("spec")), verb)
+    _tell_threads()  # before the verb's module, which may import dask, that reads it once
     module = importlib.import_module(f"behindthenoise.{module_of(verb)}")
     record, io = (importlib.import_module(f"behindthenoise.io.{name}") for name in ("record", "exclusive"))
     makes = STAGES[verb].makes
     alone = io.exclusive(options[makes[0]]) if makes else nullcontext()
-    _tell_threads()
     with alone, record.recorded(verb, options, makes) as further:
         further.extend(module.run(spec, **options) or [])
 
