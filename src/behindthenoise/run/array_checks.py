@@ -3,18 +3,14 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from math import inf, prod
+from math import inf
 
 import numpy as np
 from jaxtyping import Bool
 
 from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration import scores
-from behindthenoise.core.calibration.dependence import SMALLEST_EDGE
-from behindthenoise.core.calibration.scores import Score
-from behindthenoise.core.calibration.thresholds import expect_feasible
-from behindthenoise.core.calibration.thresholds import kind_of as score_kind
-from behindthenoise.core.calibration.units import Box, Kind, Units, box_around
+from behindthenoise.core.calibration.units import Box, Kind, box_around
 from behindthenoise.errors import CalibrationError, ConfigError, SourceError
 from behindthenoise.run.arrays import KINDS, Arrays, Voxels
 
@@ -243,23 +239,6 @@ def tokens_in(arrays: Arrays, count: int) -> set[int]:
             "use the same tokens, and 0 where there is none"
         )
     return set(np.flatnonzero(seen).tolist())
-
-
-def expect_units(config: CalibrationConfig, kind: Kind, content: Content) -> None:
-    """
-    Nothing, if so many units could carry the guarantee at best: when they all look alike.
-
-    Raises
-    ------
-    CalibrationError
-        Says how many it takes.
-    """
-    present = [box for box in content.boxes if box is not None]
-    edge = SMALLEST_EDGE if config.block == "auto" else config.block
-    units = len(present) if kind == "image" else len(present) * prod(Units.of(kind, edge, content.boxes).grid)
-    sides = Score(score_kind(config.score, ""), floor=1.0).sides
-    effective = inf if kind == "block" and config.unit == "auto" else None
-    expect_feasible(config, sides, units, content.voxels, effective, kind)
 
 
 def _options(names: Iterable[str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Verb `calibrate`: counted scores → thresholds, the certificate that says what they promise, and thresholds at every level."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,8 @@ from behindthenoise.core.calibration import certificate as words
 from behindthenoise.core.calibration import shift
 from behindthenoise.core.calibration.guarantees import GUARANTEES
 from behindthenoise.core.calibration.scores import expect_support
-from behindthenoise.core.calibration.selection import Chunks
 from behindthenoise.core.calibration.survey import effect_at
-from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, merging_of, request
+from behindthenoise.core.calibration.thresholds import Calibration, Chosen, choose, merging_of, request
 from behindthenoise.core.calibration.units import Units
 from behindthenoise.core.split import CALIBRATION
 from behindthenoise.errors import CalibrationError
@@ -23,7 +23,7 @@ from behindthenoise.io.tables import Value
 from behindthenoise.run import scored as on_disk
 from behindthenoise.run import thresholds as stored
 from behindthenoise.run.heldout import HeldOut
-from behindthenoise.run.scored import Scored
+from behindthenoise.run.scored import Rows, Scored
 from behindthenoise.stages import Spec
 
 LEVELS = tuple(range(1, 100))  # percent
@@ -72,8 +72,8 @@ def thresholds_of(config: CalibrationConfig, counted: Scored, source: HeldOut) -
     units = Units.of(counted.unit_kind, counted.unit_edge, source.boxes(int(CALIBRATION)))
     found = []
     for channel, name in enumerate(source.axes.channels):
-        counts = counted.counted(channel)
-        found.append(choose(config, counts, merging_of(config, counts), again(counted, source, units, channel)))
+        counts, read = counted.counted(channel), partial(rows_of, counted, source, units, channel)
+        found.append(choose(config, counts, merging_of(config, counts), on_disk.again(read)))
         for row in found[-1].records:
             log(f"calibrate: {name}: " + ", ".join(f"{key} {value}" for key, value in row.items() if key != "groups"))
         for sentence in found[-1].merging.sentences:
@@ -81,19 +81,11 @@ def thresholds_of(config: CalibrationConfig, counted: Scored, source: HeldOut) -
     return found
 
 
-def again(counted: Scored, source: HeldOut, units: Units, channel: int) -> Callable[[int, Sequence[int]], Chunks]:
-    """For a side and some groups of one channel, what reads their scores again."""
-
-    def chunks_of(side: int, members: Sequence[int]) -> Chunks:
-        def chunks() -> Iterable[tuple[np.ndarray, np.ndarray]]:
-            for piece in source.pieces(int(CALIBRATION)):
-                found, group = on_disk.score_piece(counted.scores, counted.groups, piece, channel)
-                chosen = np.isin(group, members)
-                yield found[side][chosen], units.ids(piece.image, piece.position)[chosen]
-
-        return chunks
-
-    return chunks_of
+def rows_of(counted: Scored, source: HeldOut, units: Units, channel: int) -> Iterator[Rows]:
+    """Scores of all calibration voxels in one channel."""
+    for piece in source.pieces(int(CALIBRATION)):
+        found = on_disk.score_piece(counted.scores, counted.groups, piece, channel)
+        yield Rows(*found, units.ids(piece.image, piece.position))
 
 
 def noisy_threshold(config: CalibrationConfig, counted: Scored, channel: int) -> float:
@@ -173,7 +165,7 @@ def others(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], cha
         for channel, name in enumerate(channels):
             rows += [
                 {"guarantee": guarantee, "channel": name, "side": side, "groups": list(members), "threshold": threshold}
-                for side, members, threshold in at_level(asked, counted.counted(channel), chosen[channel])
+                for side, members, threshold in counted.counted(channel).by_class(asked, chosen[channel].merging)
             ]
     return rows
 
@@ -193,18 +185,7 @@ def levels_of(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
                     "group": group,
                     "threshold": np.inf if threshold is None else threshold,
                 }
-                for side, members, threshold in at_level(asked, counts, chosen[channel])
+                for side, members, threshold in counts.by_class(asked, chosen[channel].merging)
                 for group in members
             ]
     return rows
-
-
-def at_level(config: CalibrationConfig, counts: Counted, chosen: Chosen) -> Iterable[tuple[int, tuple[int, ...], float | None]]:
-    """Side, groups and threshold of every class; None where the guarantee cannot be given."""
-    for members in chosen.merging.members:
-        for side in range(len(counts.sides)):
-            try:
-                found: float | None = counts.find(config, side, members, len(chosen.merging.members)).threshold
-            except CalibrationError:
-                found = None
-            yield side, members, found

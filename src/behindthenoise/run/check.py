@@ -1,9 +1,7 @@
 """Verb `check`: refuse before the first training what would fail after the last."""
 
 from collections.abc import Mapping, Sequence
-from math import inf, prod
 from pathlib import Path
-from typing import Any
 
 from behindthenoise.config import (
     CalibrationConfig,
@@ -16,11 +14,8 @@ from behindthenoise.config import (
 )
 from behindthenoise.core import memory, windows
 from behindthenoise.core.architecture import Architecture
-from behindthenoise.core.calibration.dependence import SMALLEST_EDGE
-from behindthenoise.core.calibration.scores import Score, expect_support
-from behindthenoise.core.calibration.thresholds import expect_feasible
-from behindthenoise.core.calibration.thresholds import kind_of as score_kind
-from behindthenoise.core.calibration.units import Units, kind_of
+from behindthenoise.core.calibration.scores import expect_support
+from behindthenoise.core.calibration.thresholds import expect_enough
 from behindthenoise.errors import ConfigError, MemoryLimitError
 from behindthenoise.io.geometry import expect_axes
 from behindthenoise.io.record import log, read_json
@@ -34,7 +29,8 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     """Raise the error that a later verb would raise; do nothing otherwise."""
     facts = read_json(pairs)
     config = spec.get("calibration", CalibrationConfig)
-    units = expect_units(config, facts)
+    boxes = [tuple(slice(*ends) for ends in box) for box in facts["calibration_boxes"]]
+    units = expect_enough(config, facts["value_unit"], boxes, facts["scans"] * facts["voxels"]["calibration"])
     for channel, (least, largest) in zip(facts["channels"], facts["clean_range"], strict=True):
         expect_support(config.support, channel, least, largest)
     expect_channels(spec.get("regions", dict[str, RegionConfig]), facts["channels"])
@@ -52,25 +48,6 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     training = spec.part("training", TrainingConfig)
     expect_step(read_architecture(graph), training, facts["shape"])
     log(f"check: tiles of {layout.core} voxels, halo {layout.halo}, {layout.voxel_bytes} bytes per voxel")
-
-
-def expect_units(config: CalibrationConfig, facts: dict[str, Any]) -> str:
-    """
-    Number and kind of the calibration units, if so many could carry the guarantee at best: when they all look alike.
-
-    Raises
-    ------
-    CalibrationError
-        Says how many it takes.
-    """
-    boxes = [tuple(slice(*ends) for ends in box) for box in facts["calibration_boxes"]]
-    kind = kind_of(len(boxes), config.unit)
-    edge = SMALLEST_EDGE if config.block == "auto" else config.block
-    count = len(boxes) if kind == "image" else len(boxes) * prod(Units.of(kind, edge, boxes).grid)
-    sides = Score(score_kind(config.score, facts["value_unit"]), floor=1.0).sides
-    effective = inf if kind == "block" and config.unit == "auto" else None
-    expect_feasible(config, sides, count, facts["scans"] * facts["voxels"]["calibration"], effective, kind)
-    return f"{count} {kind}{'s' * (count != 1)}"
 
 
 def expect_channels(regions: Mapping[str, RegionConfig], channels: Sequence[str]) -> None:

@@ -5,9 +5,10 @@ What the workflow finds in its stores, and fixes on training voxels, comes from 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import inf
 from os import W_OK, access
 from pathlib import Path
@@ -25,16 +26,15 @@ from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration import certificate as words
 from behindthenoise.core.calibration import scores, shift, survey
 from behindthenoise.core.calibration.constants import FLOOR
-from behindthenoise.core.calibration.dependence import block_edge, equal_units
+from behindthenoise.core.calibration.dependence import equal_units
 from behindthenoise.core.calibration.groups import Groups, Merging
 from behindthenoise.core.calibration.guarantees import GUARANTEES
 from behindthenoise.core.calibration.histogram import Histogram, Tally, merged
 from behindthenoise.core.calibration.scores import Score
-from behindthenoise.core.calibration.selection import Chunks
-from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, merging_of
+from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, expect_enough, merging_of
 from behindthenoise.core.calibration.thresholds import kind_of as score_kind
 from behindthenoise.core.calibration.units import Box, Units, kind_of
-from behindthenoise.errors import BehindTheNoiseError, CalibrationError, ConfigError, SourceError
+from behindthenoise.errors import BehindTheNoiseError, ConfigError, SourceError
 from behindthenoise.io import tables
 from behindthenoise.io.record import file_digest, log, read_json, write_json
 from behindthenoise.run import array_checks
@@ -42,7 +42,7 @@ from behindthenoise.run import scored as counts_on_disk
 from behindthenoise.run import thresholds as thresholds_on_disk
 from behindthenoise.run.array_checks import Content
 from behindthenoise.run.arrays import QUANTILES, Arrays, Voxels, regions, single, writer
-from behindthenoise.run.scored import Cell, Scored
+from behindthenoise.run.scored import Rows, Scored, Tallies
 
 LEVELS = tuple(range(1, 100))  # percent
 SIDES = {1: ("both",), 2: ("below", "above")}
@@ -52,7 +52,6 @@ COUNTS, THRESHOLDS, CERTIFICATE = "scores.npz", "thresholds.json", "certificate.
 DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError, EOFError, BadZipFile, ZlibError)
 # Scores that are kept one by one; beyond, they are counted in buckets, and thresholds are made exact by reading again.
 LOSSLESS = 1 << 20
-BLOCK_MISS = 0.1  # share of misses whose correlation decides how large a block is, whatever coverage is asked for
 
 Paths = Mapping[str, Path | None]
 
@@ -159,7 +158,7 @@ def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
     array_checks.expect_support(config, arrays, content)
     kind = kind_of(sum(box is not None for box in content.boxes), config.unit)
     array_checks.expect_block(config, kind, content)
-    array_checks.expect_units(config, kind, content)
+    expect_enough(config, "", content.boxes, content.voxels)
     rules = fix(options, arrays, content)
     expect_writable(out)
     counts, units = count(config, arrays, rules, content)
@@ -167,7 +166,7 @@ def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
     if content.rounded:
         log(f"calibrate: {words.rounded(content.rounded)}")
     counted = replace(counts.counted(0), unit=kind)
-    chosen = choose(config, counted, merging_of(config, counted), again(arrays, rules, units))
+    chosen = choose(config, counted, merging_of(config, counted), counts_on_disk.again(partial(scored, arrays, rules, units)))
     (out / "levels.csv").unlink(missing_ok=True)  # it belongs to an earlier calibration
     counts_on_disk.write(out / COUNTS, counts)
     calibration = Calibration((rules.score,), (rules.groups,), (chosen.thresholds,))
@@ -325,16 +324,12 @@ def count(config: CalibrationConfig, arrays: Arrays, rules: Rules, content: Cont
     """Scores of every side and group by unit, and the units."""
     kind = kind_of(sum(box is not None for box in content.boxes), config.unit)
     parts = [] if kind == "image" else read_parts(arrays, rules, content.boxes)
-    radius = max((survey.correlation_radius(side, BLOCK_MISS) for side in parts), default=0)
-    edge = block_edge(radius) if config.block == "auto" else config.block
+    radius, edge = survey.blocks(parts, config.block)
     units = Units.of(kind, edge, content.boxes)
     bits: Literal[16, 32] = 32 if content.voxels * rules.score.sides <= LOSSLESS else 16
-    tallies: dict[Cell, Tally] = defaultdict(lambda: Tally(bits))
-    for rows, group, unit in scored(arrays, rules, units):
-        for index in np.unique(group).tolist():
-            chosen = group == index
-            for side, row in enumerate(rows):
-                tallies[Cell(0, side, index)].update(row[chosen], unit[chosen])
+    tallies = Tallies(bits)
+    for rows in scored(arrays, rules, units):
+        tallies.update(0, rows)
     effects = np.full((1, rules.score.sides, rules.groups.count, len(survey.MISSES)), np.nan)
     if kind == "block" and config.unit == "auto":
         effects[0] = [survey.effects(side, rules.groups.count) for side in parts]
@@ -342,7 +337,7 @@ def count(config: CalibrationConfig, arrays: Arrays, rules: Rules, content: Cont
         scores=(rules.score,),
         groups=(rules.groups,),
         places=(rules.places,),
-        histograms={cell: tally.histogram() for cell, tally in sorted(tallies.items())},
+        histograms=tallies.histograms(),
         # there is no noisy scan to compare with
         noisy=(merged([]),),
         effects=effects,
@@ -354,13 +349,11 @@ def count(config: CalibrationConfig, arrays: Arrays, rules: Rules, content: Cont
     return counts, units
 
 
-def scored(
-    arrays: Arrays, rules: Rules, units: Units
-) -> Iterator[tuple[Float32[np.ndarray, " side n"], Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]]:
+def scored(arrays: Arrays, rules: Rules, units: Units) -> Iterator[Rows]:
     """Scores, groups and units of all voxels, piece by piece."""
     for piece in arrays.voxels():
         if piece.chosen.any():
-            yield *score_voxels(rules, piece), piece.units(units)
+            yield Rows(*score_voxels(rules, piece), piece.units(units))
 
 
 def score_voxels(rules: Rules, voxels: Voxels) -> tuple[Float32[np.ndarray, " side n"], Int64[np.ndarray, " n"]]:
@@ -386,20 +379,6 @@ def read_parts(arrays: Arrays, rules: Rules, boxes: Sequence[Box | None]) -> lis
             found[voxels.chosen] = row
             side.append(survey.Part(found, group))
     return parts
-
-
-def again(arrays: Arrays, rules: Rules, units: Units) -> Callable[[int, Sequence[int]], Chunks]:
-    """For a side and some groups, what reads their scores again."""
-
-    def chunks_of(side: int, members: Sequence[int]) -> Chunks:
-        def chunks() -> Iterable[tuple[np.ndarray, np.ndarray]]:
-            for rows, group, unit in scored(arrays, rules, units):
-                chosen = np.isin(group, members)
-                yield rows[side][chosen], unit[chosen]
-
-        return chunks
-
-    return chunks_of
 
 
 def certified(
@@ -459,13 +438,9 @@ def flags(config: CalibrationConfig, sides: Sequence[Histogram], basis: words.Ba
 
 def at(config: CalibrationConfig, counted: Counted, merging: Merging) -> Iterator[tuple[dict[str, str], float | None]]:
     """Side and groups of every class in words, and its threshold; None where the guarantee cannot be given."""
-    for members in merging.members:
-        for side, name in enumerate(SIDES[len(counted.sides)]):
-            try:
-                found: float | None = counted.find(config, side, members, len(merging.members)).threshold
-            except CalibrationError:
-                found = None
-            yield {"side": name, "groups": " and ".join(counted.names[group] for group in members)}, found
+    names = SIDES[len(counted.sides)]
+    for side, members, found in counted.by_class(config, merging):
+        yield {"side": names[side], "groups": " and ".join(counted.names[group] for group in members)}, found
 
 
 def ids_of(counts: Scored) -> Int64[np.ndarray, " unit"]:

@@ -1,6 +1,5 @@
 """Verb `score`: held-out quantiles and truth → scores of a share of the calibration voxels, counted by unit and group."""
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,7 @@ from behindthenoise.core.split import CALIBRATION
 from behindthenoise.io.record import log
 from behindthenoise.run import scored, shares
 from behindthenoise.run.heldout import HeldOut
-from behindthenoise.run.scored import Cell, Scored
+from behindthenoise.run.scored import Cell, Rows, Scored, Tallies
 from behindthenoise.run.shares import Share
 from behindthenoise.stages import Spec
 
@@ -34,15 +33,10 @@ def count(source: HeldOut, fixed: Scored, share: Share) -> tuple[dict[Cell, Hist
     total = source.voxels(int(CALIBRATION)) * sum(score.sides + 1 for score in fixed.scores)
     bits: Literal[16, 32] = 32 if total <= LOSSLESS else 16
     units = Units.of(fixed.unit_kind, fixed.unit_edge, source.boxes(int(CALIBRATION)))
-    tallies: dict[Cell, Tally] = defaultdict(lambda: Tally(bits))
-    noisy = [Tally(bits) for _ in fixed.scores]
+    tallies, noisy = Tallies(bits), [Tally(bits) for _ in fixed.scores]
     for piece in source.pieces(int(CALIBRATION), share=share):
         unit = units.ids(piece.image, piece.position)
         for channel, tally in enumerate(noisy):
             tally.update(np.abs(piece.noisy[channel] - piece.truth[channel]), unit)
-            found, group = scored.score_piece(fixed.scores, fixed.groups, piece, channel)
-            for index in np.unique(group).tolist():
-                chosen = group == index
-                for side, row in enumerate(found):
-                    tallies[Cell(channel, side, index)].update(row[chosen], unit[chosen])
-    return {cell: tally.histogram() for cell, tally in sorted(tallies.items())}, tuple(tally.histogram() for tally in noisy)
+            tallies.update(channel, Rows(*scored.score_piece(fixed.scores, fixed.groups, piece, channel), unit))
+    return tallies.histograms(), tuple(tally.histogram() for tally in noisy)

@@ -1,18 +1,20 @@
 """What `score` leaves for `calibrate`: counted scores, how strongly misses depend on each other, and the constants behind them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from behindthenoise.core.calibration.groups import Groups
-from behindthenoise.core.calibration.histogram import Histogram, merged
+from behindthenoise.core.calibration.histogram import Histogram, Tally, merged
 from behindthenoise.core.calibration.scores import Score, rearrange
 from behindthenoise.core.calibration.scores import scores as conformity
+from behindthenoise.core.calibration.selection import Chunks
 from behindthenoise.core.calibration.thresholds import Counted
 from behindthenoise.core.calibration.units import Kind
 from behindthenoise.io.npz import read_npz, write_npz
@@ -26,6 +28,14 @@ def score_piece(
     quantiles = piece.quantiles[:, channel]
     group = groups[channel].ids(rearrange(*quantiles)[1], piece.token)
     return conformity(scores[channel], quantiles, piece.truth[channel], piece.spread[channel]), group
+
+
+class Rows(NamedTuple):
+    """Some voxels of one channel: their scores for each side, groups and units."""
+
+    scores: Float32[np.ndarray, " side n"]
+    group: Int64[np.ndarray, " n"]
+    unit: Int64[np.ndarray, " n"]
 
 
 class Cell(NamedTuple):
@@ -87,6 +97,45 @@ class Scored:
             for side in sides
         )
         return Counted(found, groups.names, self.places[channel], self.effects[channel, :, : groups.count], unit=self.unit_kind)
+
+
+class Tallies:
+    """
+    Scores counted by unit, for every channel, side and group that occurs.
+
+    Parameters
+    ----------
+    bits
+        As of `Tally`: 32 keep every score, 16 count them in buckets.
+    """
+
+    def __init__(self, bits: Literal[16, 32]) -> None:
+        self._tallies: dict[Cell, Tally] = defaultdict(lambda: Tally(bits))
+
+    def update(self, channel: int, rows: Rows) -> None:
+        """Count some voxels of a channel."""
+        for group in np.unique(rows.group).tolist():
+            chosen = rows.group == group
+            for side, scores in enumerate(rows.scores):
+                self._tallies[Cell(channel, side, group)].update(scores[chosen], rows.unit[chosen])
+
+    def histograms(self) -> dict[Cell, Histogram]:
+        """What was counted, in the order of channels, sides and groups."""
+        return {cell: tally.histogram() for cell, tally in sorted(self._tallies.items())}
+
+
+def again(read: Callable[[], Iterable[Rows]]) -> Callable[[int, Sequence[int]], Chunks]:
+    """For a side and some groups of a channel, what reads their scores again; `read` gives all rows of it from the start."""
+
+    def chunks_of(side: int, members: Sequence[int]) -> Chunks:
+        def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for rows in read():
+                chosen = np.isin(rows.group, members)
+                yield rows.scores[side][chosen], rows.unit[chosen]
+
+        return chunks
+
+    return chunks_of
 
 
 def joined(parts: Sequence[Scored]) -> Scored:

@@ -8,7 +8,6 @@ from jaxtyping import Float64
 
 from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration import constants, survey, thresholds
-from behindthenoise.core.calibration.dependence import block_edge
 from behindthenoise.core.calibration.groups import Groups
 from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.units import Box, kind_of
@@ -21,8 +20,6 @@ from behindthenoise.run.models import Sample
 from behindthenoise.run.scored import Scored
 from behindthenoise.stages import Spec
 
-BLOCK_MISS = 0.1  # share of misses whose correlation decides how large a block is, whatever coverage is asked for later
-
 
 def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, latents: list[Path], rules: Path) -> None:
     """Write the rules: scores without counts."""
@@ -33,8 +30,7 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, l
     boxes = source.boxes(int(CALIBRATION))
     kind = kind_of(sum(box is not None for box in boxes), config.unit)
     parts, noisy_parts = ([], []) if kind == "image" else read_parts(source, fixed, boxes)
-    radius = max((survey.correlation_radius(rows, BLOCK_MISS) for sides in parts for rows in sides), default=0)
-    edge = block_edge(radius) if config.block == "auto" else config.block
+    radius, edge = survey.blocks((rows for sides in parts for rows in sides), config.block)
     effects = np.full(shape_of_effects(fixed), np.nan)
     noisy_effects = np.full((len(fixed.scores), len(survey.MISSES)), np.nan)
     if kind == "block" and config.unit == "auto":

@@ -1,19 +1,22 @@
 """How much the misses inside one field depend on each other, group by group, on a part of it that fits into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int16
 
-from behindthenoise.core.calibration.dependence import Range, integral_range
+from behindthenoise.core.calibration.dependence import Range, block_edge, integral_range
 
 # Voxels that are looked at: 512 x 512, or 64 x 64 x 64. Correlations reach a few dozen voxels, and each group takes a transform.
 LARGEST = 1 << 18
 # Edges of the blocks whose sums are compared: from this one on, doubled while so many fit.
 SHORTEST, ENOUGH_BLOCKS = 16, 16
+# Share of misses whose correlation decides how large a block is, whatever coverage is asked for.
+BLOCK_MISS = 0.1
 # Shares of misses at which dependence is measured; between two of them the stronger one counts.
 MISSES = (0.5, 0.25, 0.1, 0.05, 0.025, 0.01)
 
@@ -60,6 +63,12 @@ def fullest(chosen: Bool[np.ndarray, " *space"], box: tuple[slice, ...], largest
         starts = {*range(part.start, part.stop - size, max(1, size // 2)), part.stop - size}
         along.append([slice(start, start + size) for start in sorted(starts)])
     return max([first, *product(*along)], key=lambda part: int(np.count_nonzero(chosen[part])))
+
+
+def blocks(sides: Iterable[Sequence[Part]], asked: int | Literal["auto"]) -> tuple[int, int]:
+    """How far misses of any side are correlated, in voxels, and the edge of a block: the one asked for, or what follows from it."""
+    radius = max((correlation_radius(side, BLOCK_MISS) for side in sides), default=0)
+    return radius, block_edge(radius) if asked == "auto" else asked
 
 
 def correlation_radius(parts: Sequence[Part], miss: float) -> int:

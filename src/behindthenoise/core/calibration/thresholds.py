@@ -1,20 +1,24 @@
 """From counted scores to the thresholds of every group, and back from thresholds to intervals."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf, prod
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration import selection
+from behindthenoise.core.calibration.dependence import SMALLEST_EDGE
 from behindthenoise.core.calibration.groups import Groups, Merging, merge
 from behindthenoise.core.calibration.guarantees import GUARANTEES, Found, Request
 from behindthenoise.core.calibration.histogram import Histogram, merged
 from behindthenoise.core.calibration.scores import Kind, Score, apply, rearrange
 from behindthenoise.core.calibration.selection import Chunks
 from behindthenoise.core.calibration.survey import effect_at, union_effect
+from behindthenoise.core.calibration.units import Box, Units
+from behindthenoise.core.calibration.units import kind_of as unit_kind
 from behindthenoise.errors import CalibrationError
 
 # A group worth fewer independent pixels than this shares the threshold of its neighbour.
@@ -82,6 +86,34 @@ def request(config: CalibrationConfig, sides: int, groups: int = 1, effective: f
     """
     failure, share = config.allowed_failure / (sides * groups), config.allowed_shortfall / sides
     return Request(config.miscoverage / sides, failure, share, effective, unit=unit)
+
+
+def expect_enough(config: CalibrationConfig, value_unit: str, boxes: Sequence[Box | None], pixels: int) -> str:
+    """
+    Number and kind of the units of the calibration data, if so many could carry the guarantee at best: when they all look alike.
+
+    Parameters
+    ----------
+    value_unit
+        Of the truth: it decides the kind of score, where that is left open.
+    boxes
+        For every image, the box around its calibration voxels; None where it has none.
+    pixels
+        Calibration pixels of all images and scans.
+
+    Raises
+    ------
+    CalibrationError
+        Says how many units it takes.
+    """
+    images = sum(box is not None for box in boxes)
+    kind = unit_kind(images, config.unit)
+    edge = SMALLEST_EDGE if config.block == "auto" else config.block
+    count = images if kind == "image" else images * prod(Units.of(kind, edge, boxes).grid)
+    sides = Score(kind_of(config.score, value_unit), floor=1.0).sides
+    effective = inf if kind == "block" and config.unit == "auto" else None
+    expect_feasible(config, sides, count, pixels, effective, kind)
+    return f"{count} {kind}{'s' * (count != 1)}"
 
 
 def expect_feasible(
@@ -160,6 +192,16 @@ class Counted:
             If they cannot carry it.
         """
         return GUARANTEES[config.guarantee](self.together(side, members), self.asked(config, side, members, classes))
+
+    def by_class(self, config: CalibrationConfig, merging: Merging) -> Iterator[tuple[int, tuple[int, ...], float | None]]:
+        """Side, groups and threshold of every class of groups; None where the guarantee cannot be given."""
+        for members in merging.members:
+            for side in range(len(self.sides)):
+                try:
+                    found: float | None = self.find(config, side, members, len(merging.members)).threshold
+                except CalibrationError:
+                    found = None
+                yield side, members, found
 
     def asked(self, config: CalibrationConfig, side: int, members: Sequence[int], classes: int) -> Request:
         """What some groups have to promise where so many classes of them share the probability to fail."""
