@@ -1,4 +1,4 @@
-"""Networks applied to arrays: standardised in, physical units out, masked voxels NaN."""
+"""Networks applied to one tile: of one member, or of all with averaged quantiles, their spread, and the embedding."""
 
 from collections.abc import Sequence
 

@@ -87,14 +87,12 @@ def test_large_groups_are_left_alone():
     merging = merge_up_to(10, line(0, 1, 2), [10, 11, 12])
     assert merging.members == ((0,), (1,), (2,))
     assert merging.sentences == ()
-    assert merging.classes(3).tolist() == [0, 1, 2]
 
 
 def test_a_small_group_shares_the_threshold_of_the_nearest_and_is_named():
     merging = merge_up_to(10, line(0, 9, 1), [50, 70, 3])
     assert merging.members == ((0, 2), (1,))
     assert merging.sentences == ("token 1 (50 pixels) and token 3 (3 pixels) share one threshold",)
-    assert merging.classes(3).tolist() == [0, 1, 0]
 
 
 def test_the_smallest_is_merged_first_and_may_save_its_neighbour():
@@ -148,9 +146,6 @@ def test_every_group_has_one_class_and_each_class_is_large_unless_it_is_the_only
     places, pixels = np.array(grouping[0], float), np.array(grouping[1])
     merging = merge_up_to(least, places, pixels)
     assert sorted(group for members in merging.members for group in members) == list(range(pixels.size))
-    assert [list(merging.members[index]).count(group) for group, index in enumerate(merging.classes(pixels.size))] == [
-        1
-    ] * pixels.size
     sizes = [int(pixels[list(members)].sum()) for members in merging.members]
     assert len(sizes) == 1 or min(sizes) >= max(least, 1)
     named = [name for sentence in merging.sentences for name in names(pixels.size) if f"{name} (" in sentence]

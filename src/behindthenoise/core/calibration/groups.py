@@ -89,13 +89,6 @@ class Merging:
     members: tuple[tuple[int, ...], ...]
     sentences: tuple[str, ...]
 
-    def classes(self, groups: int) -> Int64[np.ndarray, " group"]:
-        """Class of each group."""
-        found = np.empty(groups, np.int64)
-        for index, members in enumerate(self.members):
-            found[list(members)] = index
-        return found
-
 
 def merge(
     names: Sequence[str],

@@ -21,7 +21,7 @@ Sums = Float[np.ndarray, " bin"]
 @dataclass(frozen=True, eq=False)
 class NoiseSums:
     """
-    Sums over the voxels of each bin of the predicted median, of as many chunks as were added up with `+`.
+    Sums over the voxels of each bin of the predicted median.
 
     Attributes
     ----------
@@ -39,15 +39,6 @@ class NoiseSums:
     residual_square: Sums
     noise: Sums
     noise_square: Sums
-
-    def __add__(self, other: "NoiseSums") -> "NoiseSums":
-        return NoiseSums(
-            self.voxels + other.voxels,
-            self.residual + other.residual,
-            self.residual_square + other.residual_square,
-            self.noise + other.noise,
-            self.noise_square + other.noise_square,
-        )
 
 
 @dataclass(frozen=True)
@@ -107,9 +98,9 @@ def from_repeats(first: Values, second: Values, median: Values, edges: Float[np.
     return _sums(reference, half_difference, np.square(half_difference), median, edges)
 
 
-def from_counts(reference: Values, median: Values, edges: Float[np.ndarray, " edge"], *, gain: float = 1.0) -> NoiseSums:
+def from_counts(reference: Values, median: Values, edges: Float[np.ndarray, " edge"]) -> NoiseSums:
     """
-    Sums for a reference of counted events: reference = gain * counts, whose variance is gain * signal.
+    Sums for a reference of counted events: its variance is its signal.
 
     In each bin the mean of the reference stands for that of the signal, which is unbiased because the bins are chosen by the
     median, never by the reference.
@@ -120,23 +111,19 @@ def from_counts(reference: Values, median: Values, edges: Float[np.ndarray, " ed
         The clean image, without NaN.
     median, edges
         As in `from_repeats`.
-    gain
-        Units of the image per count; the mean of m count maps has gain 1/m.
 
     Raises
     ------
     CalibrationError
-        If the gain is not positive, or the reference is negative somewhere.
+        If the reference is negative somewhere.
     """
-    if not gain > 0:
-        raise CalibrationError(f"the gain of a count map is {gain:g}, and must be positive; give the units of the image per count")
     if reference.size and (least := float(reference.min())) < 0:
         raise CalibrationError(
             f"the reference holds {least:g}, and counts are 0 or more; subtract no background, or estimate the noise from two "
             "references"
         )
-    variance = gain * reference.astype(np.float64)
-    return _sums(reference.astype(np.float64), np.zeros(reference.size), variance, median, edges)
+    counts = reference.astype(np.float64)
+    return _sums(counts, np.zeros(reference.size), counts, median, edges)
 
 
 def reference_noise(sums: NoiseSums, edges: Float[np.ndarray, " edge"], miscoverage: Fraction) -> list[ReferenceNoise]:
@@ -146,7 +133,7 @@ def reference_noise(sums: NoiseSums, edges: Float[np.ndarray, " edge"], miscover
     Parameters
     ----------
     sums
-        Of all chunks.
+        Of all voxels.
     edges
         The borders that the sums were made with.
     miscoverage
