@@ -55,6 +55,13 @@ def run(folder, classes):
     return {path.stem: tables.read(path) for path in where.glob("*.csv")}
 
 
+def expect_extent(row, inside, geometry):
+    name = "area" if inside.ndim == 2 else "volume"
+    assert row[name] == pytest.approx(inside.sum() * np.prod(geometry.spacing))
+    assert row[f"{name}_unit"] == f"micrometer^{inside.ndim}"
+    assert row["value_unit"] == geometry.value_unit
+
+
 def test_a_token_is_described_by_what_its_voxels_hold(case):
     folder, bands, tokens, geometry = case
     rows = run(folder, {})["tokens"]
@@ -63,8 +70,7 @@ def test_a_token_is_described_by_what_its_voxels_hold(case):
         inside = tokens == row["token"]
         assert row["voxels"] == inside.sum()
         assert row["share"] == pytest.approx(inside.sum() / (tokens > 0).sum())
-        assert row["size"] == pytest.approx(inside.sum() * np.prod(geometry.spacing))
-        assert row["unit"] == "micrometer"
+        expect_extent(row, inside, geometry)
         for position, channel in enumerate(geometry.channels):
             assert row[f"mean_{channel}"] == pytest.approx(bands[4 * position + 1][inside].mean(), rel=1e-5)
             assert row[f"spread_{channel}"] == pytest.approx(bands[4 * position + 1][inside].std(), rel=1e-4)
@@ -100,13 +106,14 @@ def test_classes_join_tokens_and_their_regions_are_connected(case):
     for row in regions[:5]:
         inside = stored == row["region"]
         assert inside.sum() == row["voxels"]
-        assert (row["size"], row["unit"]) == (pytest.approx(inside.sum() * np.prod(geometry.spacing)), "micrometer")
+        expect_extent(row, inside, geometry)
+        assert row["unit"] == "micrometer"
         assert np.isin(tokens[inside], CLASSES[row["class"]]).all()
         for axis, name in enumerate(geometry.space):
             places = np.nonzero(inside)[axis]
             assert row[f"centre_{name}"] == pytest.approx(geometry.origin[axis] + places.mean() * geometry.spacing[axis])
             assert row[f"from_{name}"] == pytest.approx(geometry.origin[axis] + (places.min() - 0.5) * geometry.spacing[axis])
-            assert row[f"extent_{name}"] == pytest.approx((np.ptp(places) + 1) * geometry.spacing[axis])
+            assert row[f"to_{name}"] == pytest.approx(geometry.origin[axis] + (places.max() + 0.5) * geometry.spacing[axis])
         assert row["mean_Fe"] == pytest.approx(bands[1][inside].mean(), rel=1e-5)
 
 

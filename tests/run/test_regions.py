@@ -142,7 +142,10 @@ def test_each_region_is_described_in_units_of_length_and_those_worth_most_come_f
         assert ndimage.label(inside)[1] == 1
         size = np.prod(case.geometry.spacing)
         assert row["voxels"] == inside.sum() >= 4
-        assert row["area" if inside.ndim == 2 else "volume"] == pytest.approx(inside.sum() * size)
+        extent = "area" if inside.ndim == 2 else "volume"
+        assert row[extent] == pytest.approx(inside.sum() * size)
+        assert (row[f"{extent}_unit"], row["unit"]) == (f"micrometer^{inside.ndim}", "micrometer")
+        assert row["value_unit"] == case.geometry.value_unit
         for name, band in (("expected", case.median), ("lower", case.lower), ("upper", case.upper), ("width", case.width)):
             assert row[name] == pytest.approx(band[inside].mean(), rel=1e-5)
         assert row["gain"] == pytest.approx(case.width[inside].sum() * size, rel=1e-5)

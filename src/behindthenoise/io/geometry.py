@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class Geometry(Axes):
     def voxel(self) -> str:
         """Size of a voxel, in words."""
         return " x ".join(f"{step:g}" for step in self.spacing) + f" {self.unit}"
+
+    def extent(self, voxels: int) -> dict[str, float | str]:
+        """Area or volume of so many voxels and its unit, as columns of a table."""
+        name = "area" if len(self.space) == 2 else "volume"
+        return {name: voxels * prod(self.spacing), f"{name}_unit": f"{self.unit}^{len(self.space)}"}
 
     def place_of(self, plane: Sequence[int]) -> list[str]:
         """Where a plane lies along the axes before its own, in words, by the index along each of them."""

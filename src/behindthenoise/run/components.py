@@ -12,6 +12,8 @@ from jaxtyping import Int64
 from behindthenoise.core import components
 from behindthenoise.core.components import Face, Pairs, Sums
 from behindthenoise.io import stores
+from behindthenoise.io.geometry import Geometry
+from behindthenoise.io.tables import Value
 
 # What is read region by region.
 Readable = da.Array | zarr.Array[Any] | np.ndarray
@@ -124,3 +126,15 @@ def measure(labels: Labels, count: int, values: Mapping[str, Readable]) -> tuple
             quantities = [np.asarray(values[name][region], np.float64) for name in names]
             sums.add(found, np.array(quantities).reshape(len(names), *found.shape), [part.start for part in region])
     return sums, names
+
+
+def located(sums: Sums, index: int, geometry: Geometry) -> dict[str, Value]:
+    """Columns of one component: its voxels, area or volume, centre and box; positions are those of the volume's coordinates."""
+    voxels = int(sums.voxels[index])
+    row: dict[str, Value] = {"voxels": voxels, **geometry.extent(voxels)}
+    for number, (axis, start, step) in enumerate(zip(geometry.space, geometry.origin, geometry.spacing, strict=True)):
+        row[f"centre_{axis}"] = start + float(sums.position[index, number]) / voxels * step
+        # coordinates are those of the middles of voxels
+        row[f"from_{axis}"] = start + (int(sums.first[index, number]) - 0.5) * step
+        row[f"to_{axis}"] = start + (int(sums.last[index, number]) + 0.5) * step
+    return {**row, "unit": geometry.unit}

@@ -16,7 +16,7 @@ from behindthenoise.io.geometry import Geometry, read_geometry
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.tables import Value
 from behindthenoise.io.volumes import STATISTICS
-from behindthenoise.run.components import connected
+from behindthenoise.run.components import connected, located
 from behindthenoise.stages import Spec
 
 Row = dict[str, Value]
@@ -85,7 +85,7 @@ def described(group: zarr.Group, name: str, geometry: Geometry) -> list[Row]:
     rows: list[Row] = []
     for voxels, values, others in zip(sums.voxels.tolist(), sums.values, touching, strict=True):
         mean = dict(zip(names_of(geometry.channels), values / voxels if voxels else values * np.nan, strict=True))
-        row: Row = {"voxels": voxels, "size": voxels * float(np.prod(geometry.spacing)), "unit": geometry.unit}
+        row: Row = {"voxels": voxels, **geometry.extent(voxels)}
         for channel in geometry.channels:
             middle = float(mean[f"mean_{channel}"])
             row |= {
@@ -94,6 +94,7 @@ def described(group: zarr.Group, name: str, geometry: Geometry) -> list[Row]:
                 f"width_{channel}": float(mean[f"width_{channel}"]),
             }
         row |= {
+            "value_unit": geometry.value_unit,
             "novelty": float(mean["novelty"]),
             "neighbour": int(others.argmax()) + 1 if others.any() else 0,
             "neighbour_share": float(others.max() / max(others.sum(), 1)),
@@ -136,40 +137,23 @@ def map_of_regions(path: Path, group: zarr.Group, geometry: Geometry) -> zarr.Ar
 
 
 def regions_of(target: zarr.Array[Any], group: zarr.Group, classes: Sequence[str], geometry: Geometry) -> list[Row]:
-    """
-    Connected regions of every class, the largest first, after numbering them in the target.
-
-    Size, position and box are in units of length, beside the share of the box that is filled.
-    """
+    """Connected regions of every class, the largest first, after numbering them in the target."""
     labels, image = stores.whole_array(group, "labels/classes/0"), stores.whole_array(group, "0")
     count = connected(labels, target, smallest=SMALLEST)
     sums, kinds = summed(target, count, image, len(geometry.channels)), kinds_of(target, labels, count)
-    start, spacing, names = np.array(geometry.origin), np.array(geometry.spacing), names_of(geometry.channels)
-    rows: list[Row] = []
+    names, rows = names_of(geometry.channels), []
     for region in np.argsort(-sums.voxels, kind="stable").tolist():
-        voxels, extent = int(sums.voxels[region]), sums.last[region] - sums.first[region] + 1
-        places = {
-            "centre": start + sums.position[region] / voxels * spacing,
-            "from": start + (sums.first[region] - 0.5) * spacing,
-            "extent": extent * spacing,
+        box = np.prod(sums.last[region] - sums.first[region] + 1)
+        mean = dict(zip(names, (sums.values[region] / sums.voxels[region]).tolist(), strict=True))
+        row: Row = {
+            "class": classes[kinds[region] - 1],
+            "region": region + 1,
+            **located(sums, region, geometry),
+            "filled": float(sums.voxels[region] / box),
+            **{name: value for name, value in mean.items() if not name.startswith("square_")},
+            "value_unit": geometry.value_unit,
         }
-        mean = dict(zip(names, (sums.values[region] / voxels).tolist(), strict=True))
-        rows.append(
-            {
-                "class": classes[kinds[region] - 1],
-                "region": region + 1,
-                "voxels": voxels,
-                "size": voxels * float(spacing.prod()),
-                "unit": geometry.unit,
-                **{
-                    f"{what}_{axis}": float(value)
-                    for what, values in places.items()
-                    for axis, value in zip(geometry.space, values, strict=True)
-                },
-                "filled": voxels / float(np.prod(extent)),
-                **{name: value for name, value in mean.items() if not name.startswith("square_")},
-            }
-        )
+        rows.append(row)
     return rows
 
 

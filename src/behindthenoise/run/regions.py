@@ -30,7 +30,7 @@ from behindthenoise.io.tables import Value
 from behindthenoise.io.volumes import STATISTICS
 from behindthenoise.run import scored
 from behindthenoise.run import thresholds as stored
-from behindthenoise.run.components import connected, measure, renumber
+from behindthenoise.run.components import connected, located, measure, renumber
 from behindthenoise.run.finish import calibrated
 from behindthenoise.run.heldout import HeldOut, Piece
 from behindthenoise.run.score import LOSSLESS
@@ -353,37 +353,22 @@ def listed(
 
 
 def row_of(rank: int, index: int, sums: Sums, names: list[str], geometry: Geometry, asked: RegionConfig) -> dict[str, Value]:
-    """One region in numbers; positions are those of the volume's coordinates, of the middles of voxels."""
-    voxels, voxel = int(sums.voxels[index]), prod(geometry.spacing)
+    """One region in numbers."""
+    voxels = int(sums.voxels[index])
     mean = {name: float(value) / voxels for name, value in zip(names, sums.values[index], strict=True)}
-    places: dict[str, Value] = {}
-    for axis, start, step, total, first, last in zip(
-        geometry.space,
-        geometry.origin,
-        geometry.spacing,
-        sums.position[index],
-        sums.first[index],
-        sums.last[index],
-        strict=True,
-    ):
-        places[f"centre_{axis}"] = start + float(total) / voxels * step
-        places[f"from_{axis}"] = start + (int(first) - 0.5) * step
-        places[f"to_{axis}"] = start + (int(last) + 0.5) * step
     row: dict[str, Value] = {
         "region": rank,
         "channel": asked.channel,
-        "voxels": voxels,
-        "area" if len(geometry.space) == 2 else "volume": voxels * voxel,
-        "unit": geometry.unit,
-        **places,
+        **located(sums, index, geometry),
         "expected": mean["median"],
         "lower": mean["lower"],
         "upper": mean["upper"],
         "width": mean["width"],
+        "value_unit": geometry.value_unit,
     }
     if LEVEL in names:
         row[LEVEL] = float(sums.least[index, names.index(LEVEL)])
-    return {**row, "gain": mean["width"] * voxels * voxel}
+    return {**row, "gain": mean["width"] * voxels * prod(geometry.spacing)}
 
 
 def write_outlines(path: Path, rows: list[dict[str, Value]], labels: zarr.Array[Any], geometry: Geometry) -> None:
