@@ -4,7 +4,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from behindthenoise.config import SplitConfig
-from behindthenoise.core.split import CALIBRATION, TEST, TRAIN, UNUSED, Split, check_no_leak, split, training_units, units_of
+from behindthenoise.core.split import (
+    CALIBRATION,
+    TEST,
+    TRAIN,
+    UNUSED,
+    Split,
+    check_no_leak,
+    shown_plane,
+    split,
+    training_units,
+    units_of,
+)
 from behindthenoise.errors import SplitError
 
 REGIONS = {"train": {"x": (0.0, 0.5)}, "calibration": {"x": (0.5, 0.8)}, "test": {"x": (0.8, 1.0)}}
@@ -201,3 +212,16 @@ def test_an_impossible_split_says_what_is_wrong(config, shape, message):
 def test_an_empty_mask_is_refused():
     with pytest.raises(SplitError, match="the mask is empty: none of 64 voxels carries data"):
         split(SplitConfig(), np.zeros((1, 8, 8), bool), 0)
+
+
+def test_the_plane_that_is_shown_has_most_test_voxels_and_lies_middlemost_among_these():
+    assert shown_plane(np.zeros((4, 4), np.uint8)) == ()
+    role = np.full((8, 6, 5), TRAIN, np.uint8)
+    assert shown_plane(role) == (4,), "without test voxels, the middle"
+    role[:, :2] = TEST
+    assert shown_plane(role) == (4,)
+    role[6:] = TEST
+    assert shown_plane(role) == (6,)
+    role[7, 0, 0] = TRAIN
+    role[6, 0, :2] = TRAIN
+    assert shown_plane(role) == (7,)

@@ -109,6 +109,14 @@ def shown_image(split: Split) -> int:
     return int(np.argmax((split.role == TEST).reshape(len(split.role), -1).any(axis=1)))
 
 
+def shown_plane(role: UInt8[np.ndarray, " *space"]) -> tuple[int, ...]:
+    """Which plane of a field is shown, along its leading axes: that with most test voxels, of several the middlemost."""
+    lead = role.shape[:-2]
+    counts = (role == TEST).sum(axis=(-2, -1))
+    places = np.argwhere(counts == counts.max())
+    return tuple(places[np.abs(places - np.array(lead) // 2).sum(axis=1).argmin()].tolist())
+
+
 def training_units(split: Split) -> Int32[np.ndarray, " unit"]:
     """Ids of the units that train, rising."""
     return units_of(split, TRAIN)

@@ -12,7 +12,7 @@ import zarr
 from behindthenoise import __version__
 from behindthenoise.config import CalibrationConfig, EnsembleConfig, NetworkConfig
 from behindthenoise.core.calibration.scores import Score
-from behindthenoise.core.split import ROLES, shown_image, units_of
+from behindthenoise.core.split import ROLES, shown_image, shown_plane, units_of
 from behindthenoise.io import stores, tables
 from behindthenoise.io import volumes as volumes_io
 from behindthenoise.io.finished import EMBEDDING
@@ -94,11 +94,12 @@ def run(
 
 
 def cut(name: str, finished: Path, pairs: Stored, placed: Mapping[str, Geometry]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Description and arrays of one plane of a volume: the whole of a 2D field, the middle one of a 3D volume."""
+    """Description and arrays of one plane of a volume: the whole of a 2D field, in 3D the middle, or where the pairs are tested."""
     group, given = stores.open_group(finished), volumes_io.open_input(finished.parent / name / "input.zarr")
     geometry, trained = placed[name], placed["field"]
     lead = len(given.shape) - 2
-    plane = tuple(size // 2 for size in given.shape[:lead])
+    role = pairs.split.role[shown_image(pairs.split)] if name == "field" else None
+    plane = tuple(size // 2 for size in given.shape[:lead]) if role is None else shown_plane(role)
     rows, columns = (slice(0, None, -(-size // DRAWN_EDGE)) for size in given.shape[lead:])
     where: tuple[int | slice, ...] = (*plane, rows, columns)
     shown = len(geometry.channels), len(volumes_io.STATISTICS)
@@ -112,9 +113,9 @@ def cut(name: str, finished: Path, pairs: Stored, placed: Mapping[str, Geometry]
         "tokens": np.asarray(stores.whole_array(group, "labels/tokens/0")[where]),
         "colours": np.asarray(stores.whole_array(group, f"{EMBEDDING}/0")[(slice(None), *where)]),
     }
-    if name == "field":
+    if role is not None:
         arrays["clean"] = np.asarray(pairs.clean[(shown_image(pairs.split), slice(None), *where)])
-        arrays["role"] = pairs.split.role[shown_image(pairs.split)][where]
+        arrays["role"] = role[where]
     meta = {
         "name": name,
         "title": f"{name}{position_of(geometry, plane, given.shape)}",
