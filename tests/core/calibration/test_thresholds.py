@@ -206,6 +206,16 @@ def test_a_field_that_is_worth_too_few_pixels_is_an_error_that_says_so():
         choose(asked(), counted, merging_of(asked(), counted))
 
 
+def test_a_shortage_of_one_side_tells_the_promise_of_both_and_the_score_that_asks_for_less():
+    data = Data(units=1, pixels=1000, groups=1, sides=2)
+    counted = data.counted(effects=measured(2, 1, 20))
+    message = (
+        "worth 50 independent pixels cannot promise 95 % coverage on each side, 90 % on both, with guarantee 'pac'; it takes 59;"
+    )
+    with pytest.raises(CalibrationError, match=rf"{message} .* or the score cqr, which takes both sides together$"):
+        choose(asked(), counted, merging_of(asked(), counted))
+
+
 def test_records_say_what_each_threshold_stands_on():
     data, config = Data(sides=2), asked(guarantee="crc")
     found = choose(config, data.counted(), Merging(((0, 2), (1,)), ()))

@@ -49,6 +49,8 @@ class Request:
         Order in which units are bet on (`rcps`).
     unit
         What a unit is, for messages: image or block.
+    sides
+        Sides of an interval that share what may be missed, for messages: this is one of them.
 
     Raises
     ------
@@ -62,11 +64,17 @@ class Request:
     design: Callable[[float], float] | float | None = None
     seed: int = 0
     unit: str = "unit"
+    sides: int = 1
 
     def __post_init__(self) -> None:
         for name in ("miscoverage", "failure", "share"):
             if not 0 < getattr(self, name) < 1:
                 raise CalibrationError(f"{name} {getattr(self, name)} is not inside (0, 1); use a share such as 1/10")
+
+    @property
+    def less(self) -> str:
+        """What would ask for less, in words."""
+        return "a lower coverage" if self.sides == 1 else "a lower coverage, or the score cqr, which takes both sides together"
 
 
 @dataclass(frozen=True)
@@ -205,7 +213,7 @@ def rcps(histogram: Histogram, request: Request) -> Found:
     low, high = -1, histogram.upper.size - 1
     if not suffices(high):
         needed = _units_to_bet_on(sizes.size, variance, request)
-        raise shortage(sizes.size, _promise(request, "rcps"), needed, "a lower coverage", request.unit)
+        raise shortage(sizes.size, _promise(request, "rcps"), needed, request.less, request.unit)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if suffices(middle) else (middle, high)
@@ -231,7 +239,7 @@ def pooled(histogram: Histogram, request: Request) -> Found:
     rank = split_rank(histogram.total, request.miscoverage)
     if rank is None:
         needed = ceil((1 / request.miscoverage - 1) * sizes.size / histogram.total)
-        raise shortage(sizes.size, _promise(request, "pooled"), needed, "a lower coverage", request.unit)
+        raise shortage(sizes.size, _promise(request, "pooled"), needed, request.less, request.unit)
     grounds: dict[str, object] = {
         "guarantee": "pooled",
         "rank": rank,
@@ -276,7 +284,7 @@ def _between_units(request: Request, misses: Int64[np.ndarray, " unit"], sizes: 
     measured = unit_design(misses, sizes, request.miscoverage).effective_samples
     effective, level = _guarded(request, measured, equal)
     if _raised_rank(level, pixels) > pixels:
-        needed, relaxed = _units_for_a_rank(request, measured, sizes), "a lower coverage"
+        needed, relaxed = _units_for_a_rank(request, measured, sizes), request.less
         if _raised_rank(_guarded(request, measured, float(units))[1], pixels) <= pixels:
             promise, relaxed = promise + uneven, f"{request.unit}s of more even size"
         raise shortage(units, promise, needed, relaxed, request.unit)
@@ -309,7 +317,7 @@ def _within_field(request: Request, measured: float, pixels: int) -> tuple[float
     if not effective >= least:
         raise CalibrationError(
             f"a field worth {effective:.3g} independent pixels cannot promise {_promise(request, 'pac')}; it takes {ceil(least)}; "
-            f"use a larger field, {FEWEST_UNITS} images, or a lower coverage"
+            f"use a larger field, {FEWEST_UNITS} images, or {request.less}"
         )
     return effective, independent_level(effective, float(request.miscoverage), float(request.failure))
 
@@ -352,7 +360,8 @@ def _sizes(histogram: Histogram) -> Int64[np.ndarray, " unit"]:
 
 def _promise(request: Request, guarantee: str) -> str:
     """What cannot be promised, in words."""
-    return f"{percent(1 - request.miscoverage)} coverage with guarantee {guarantee!r}"
+    total = f" on each side, {percent(1 - request.sides * request.miscoverage)} on both," if request.sides > 1 else ""
+    return f"{percent(1 - request.miscoverage)} coverage{total} with guarantee {guarantee!r}"
 
 
 def _found(histogram: Histogram, request: Request, bucket: int, grounds: dict[str, object], *judged: int) -> Found:

@@ -85,7 +85,7 @@ def request(config: CalibrationConfig, sides: int, groups: int = 1, effective: f
         What a unit is, for messages: image or block.
     """
     failure, share = config.allowed_failure / (sides * groups), config.allowed_shortfall / sides
-    return Request(config.miscoverage / sides, failure, share, effective, unit=unit)
+    return Request(config.miscoverage / sides, failure, share, effective, unit=unit, sides=sides)
 
 
 def expect_enough(config: CalibrationConfig, value_unit: str, boxes: Sequence[Box | None], pixels: int) -> str:
