@@ -9,6 +9,7 @@ true coverage of a threshold is known without error. A field has effects of no i
     python bench/coverage.py
     python bench/coverage.py --repetitions 200 --images 600 --fields 50
     python bench/coverage.py --coverage 0.95 --fields 0
+    python bench/coverage.py --images 0 --size 64 --lengths 3 4 6 8
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 from scipy import fft
 from scipy.stats import norm
 
+from behindthenoise.core.calibration import survey
 from behindthenoise.core.calibration.dependence import block_edge, field_design, integral_range
 from behindthenoise.core.calibration.guarantees import GUARANTEES, Request
 from behindthenoise.core.calibration.histogram import Histogram
@@ -124,8 +126,8 @@ def outcomes(
     return {guarantee: np.array(outcome).T for guarantee, outcome in rows.items()}
 
 
-def one_field(length: float, size: int, rng: np.random.Generator) -> dict[str, float]:
-    """Thresholds from one field of residuals, as a whole and in blocks three correlation radii long."""
+def one_field(length: float, size: int, rng: np.random.Generator) -> tuple[int, dict[str, float]]:
+    """Blocks three correlation radii long in one field of residuals, and thresholds from it, as a whole and in these blocks."""
     field = scores(residuals(1, size, length, rng)[0])
     valid = np.ones(field.shape, bool)
 
@@ -135,11 +137,14 @@ def one_field(length: float, size: int, rng: np.random.Generator) -> dict[str, f
     whole = Histogram.of(field.ravel(), np.zeros(field.size, np.int64))
     pooled = found("pooled", whole)
     block = np.arange(size) // block_edge(integral_range(misses(pooled)).radius)
+    part = survey.Part(field[np.newaxis], np.zeros((1, size, size), np.int16))
+    effect = survey.effect_at(survey.effects([part], 1)[0], float(TENTH))
     blocks = Histogram.of(field.ravel(), np.add.outer(block * size, block).ravel())
     by_range = replace(REQUEST, design=lambda threshold: field_design(misses(threshold), TENTH).effective_samples)
-    return {
+    return int(block[-1] + 1) ** 2, {
         "pooled": pooled,
         "pac, integral range": found("pac", whole, by_range),
+        "pac, workflow": found("pac", whole, replace(REQUEST, design=field.size / effect)),
         "pac, blocks": found("pac", blocks),
         "crc, blocks": found("crc", blocks),
     }
@@ -164,14 +169,19 @@ def print_images(repetitions: int, count: int, rng: np.random.Generator, request
                 print(f"{row} {share[given].mean():8.3f}" if given.any() else row, flush=True)
 
 
-def print_fields(repetitions: int, size: int, rng: np.random.Generator) -> None:
+def print_fields(repetitions: int, size: int, lengths: Iterable[float], rng: np.random.Generator) -> None:
     print(f"One field of {size} x {size} pixels: {repetitions} repetitions")
-    print(HEADER.format("length", "", "method", "none", "failure", "coverage", "sd", "width"))
-    for length in (4, 12):
-        thresholds = [one_field(length, size, rng) for _ in range(repetitions)]
+    print(HEADER.format("length", "blocks", "method", "none", "failure", "coverage", "sd", "width"))
+    for length in lengths:
+        blocks, thresholds = zip(*(one_field(length, size, rng) for _ in range(repetitions)), strict=True)
         for method in thresholds[0]:
             values = np.array([found[method] for found in thresholds])
-            print(line(str(length), "", method, normal_coverage(values), (HALF_WIDTH + values) / norm.ppf(0.95)), flush=True)
+            print(
+                line(
+                    f"{length:g}", int(np.median(blocks)), method, normal_coverage(values), (HALF_WIDTH + values) / norm.ppf(0.95)
+                ),
+                flush=True,
+            )
 
 
 def line(name: str, units: int | str, method: str, coverage: np.ndarray, width: np.ndarray, target: Fraction = 1 - TENTH) -> str:
@@ -186,9 +196,10 @@ def line(name: str, units: int | str, method: str, coverage: np.ndarray, width: 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=1000, help="draws of calibration images for each row")
-    parser.add_argument("--images", type=int, default=3000, help="images of each population")
+    parser.add_argument("--images", type=int, default=3000, help="images of each population; 0 leaves them out")
     parser.add_argument("--fields", type=int, default=300, help="single fields for each correlation length")
     parser.add_argument("--size", type=int, default=512, help="pixels along each edge of a single field")
+    parser.add_argument("--lengths", type=float, nargs="+", default=[4, 12], help="their correlation lengths in pixels")
     parser.add_argument("--coverage", default="0.9", help="target of the images; that of the fields is 0.9")
     parser.add_argument("--failure", default="0.1", help="accepted probability that the images mislead")
     parser.add_argument("--seed", type=int, default=0)
@@ -196,7 +207,8 @@ if __name__ == "__main__":
     random = np.random.default_rng(options.seed)
     began = time.process_time()
     asked = Request(1 - Fraction(options.coverage), Fraction(options.failure), TENTH)
-    print_images(options.repetitions, options.images, random, asked)
+    if options.images:
+        print_images(options.repetitions, options.images, random, asked)
     if options.fields:
-        print_fields(options.fields, options.size, random)
+        print_fields(options.fields, options.size, options.lengths, random)
     print(f"{time.process_time() - began:.0f} s of CPU time")

@@ -108,6 +108,16 @@ def test_blocks_shorter_than_three_radii_are_warned_of(edge, short):
     assert warnings(asked(), replace(basis, kind="image"), []) == []
 
 
+@pytest.mark.parametrize(("units", "few"), [(1, True), (15, True), (16, False)])
+def test_a_field_of_few_correlation_lengths_is_warned_of(units, few):
+    found = warnings(asked(), replace(ONE_FIELD, units=units), [])
+    assert bool(found) == few
+    if few:
+        assert f"correlated over 8 voxels, and the calibration voxels lie in no more than {units} block" in found[0]
+    # where blocks are counted, their number is in the guarantee
+    assert warnings(asked(), replace(BLOCKS, units=units), []) == []
+
+
 def test_what_is_nearly_certain_is_not_called_certain():
     found = statement(asked(failure=1e-9, coverage=0.9999999), IMAGES)
     assert found.startswith("With 99.9999999 % confidence in the 12 calibration images, at least 99.99999 % of the pixels")

@@ -7,6 +7,9 @@ from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration.ranks import percent
 from behindthenoise.core.calibration.units import Kind
 
+# One field of fewer blocks than this, of three correlation radii, shows too little of its own dependence (docs/guarantees.md).
+ENOUGH_BLOCKS = 16
+
 
 @dataclass(frozen=True)
 class Basis:
@@ -130,6 +133,12 @@ def warnings(config: CalibrationConfig, basis: Basis, flagged: Sequence[str]) ->
         found.append(
             f"Blocks of {basis.edge} voxels are short: misses are correlated over {basis.radius} voxels, so neighbouring blocks "
             f"depend on each other; blocks of {3 * basis.radius} would not."
+        )
+    if basis.one_field and basis.edge >= 3 * basis.radius and basis.units < ENOUGH_BLOCKS:
+        found.append(
+            f"Misses are correlated over {basis.radius} voxels, and the calibration voxels lie in no more than {basis.units} "
+            f"block{'s' * (basis.units != 1)} of {basis.edge}: so few hardly show how far misses depend on each other, and the "
+            "promise fails more often than it says. A larger calibration field, or several, would show it."
         )
     if config.guarantee == "pooled":
         found.append("Guarantee 'pooled' counts every pixel as independent, which those of an image are not: it promises nothing.")
