@@ -63,6 +63,17 @@ def expect_same_examples(streamed, cuts):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
+def test_images_count_if_a_voxel_of_them_trains(tmp_path):
+    pairs = made(*CASES["2d-many"])
+    pairs.split.role[:] = TEST
+    pairs.split.role[1, -1, -1] = TRAIN
+    ingest.write_pairs(tmp_path / "pairs.zarr", pairs, {})
+    assert streaming.training_images(tmp_path / "pairs.zarr") == 1
+    pairs.split.role[2, 0, 0] = TRAIN
+    ingest.write_pairs(tmp_path / "more.zarr", pairs, {})
+    assert streaming.training_images(tmp_path / "more.zarr") == 2
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_streamed_examples_are_those_of_memory_to_the_bit_and_in_their_order(name, tmp_path):
     pairs = made(*CASES[name])

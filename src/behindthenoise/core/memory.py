@@ -55,7 +55,7 @@ def bytes_per_voxel(architecture: Architecture, components: int = 0) -> int:
     return FLOAT * ceil(maps + widest + convolved + encode.entering + REORDERED + heads + results)
 
 
-def resident_bytes(shape: Sequence[int], fields: tuple[int, int, int], windows: Sequence[tuple[int, int]]) -> int:
+def resident_bytes(shape: Sequence[int], fields: tuple[int, int, int], windows: Sequence[tuple[int, int]], training: int) -> int:
     """
     Upper bound of the memory of a process that holds the pairs, their standardised copies and all patches.
 
@@ -67,13 +67,16 @@ def resident_bytes(shape: Sequence[int], fields: tuple[int, int, int], windows: 
         Images, scans and channels.
     windows
         Window and step of the patches along each axis.
+    training
+        Images that patches are cut from.
     """
     images, scans, channels = fields
     overlap = float(np.prod([max(window / step, 1) for window, step in windows]))
     values = (scans + 1) * channels
     # while the held-out patches are chosen there are all, those chosen, and those that are learned from, which share windows
-    voxel = 4 * values * FLOAT + 2 * ROLES_AND_UNITS + 3 * overlap * (values + 1) * FLOAT
-    return BASELINE_BYTES + ceil(images * float(np.prod(shape)) * voxel)
+    patches = 3 * overlap * (values + 1) * FLOAT
+    pairs = 4 * values * FLOAT + 2 * ROLES_AND_UNITS
+    return BASELINE_BYTES + ceil(float(np.prod(shape)) * (images * pairs + training * patches))
 
 
 def step_bytes(architecture: Architecture, batch: int, window: Sequence[int]) -> int:

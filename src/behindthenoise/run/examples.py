@@ -38,7 +38,7 @@ def load_examples(
     images, scans, channels, *shape = store_of_pairs.noisy_shape(pairs)
     radius = architecture.radius
     steps = [(grid.window, grid.step) for grid in windows.lay_out(shape, config.patch, radius)[0]]
-    needed = resident_bytes(shape, (images, scans, channels), steps)
+    needed = resident_bytes(shape, (images, scans, channels), steps, streaming.training_images(pairs))
     needed += step_bytes(architecture, config.batch, [window for window, _ in steps])
     if needed > memory_bytes:
         log(f"train: patches would take {needed / 1e9:.2f} GB of {memory_bytes / 1e9:.2f}, so they are read as they are drawn")

@@ -126,6 +126,16 @@ def training_voxels(
     return trains & np.isin(np.asarray(arrays["unit"][region]), units) if trains.any() else trains
 
 
+def training_images(store: Path) -> int:
+    """Number of images with voxels that train; read chunk by chunk."""
+    role = stores.whole_array(stores.open_group(store), "role")
+    found: set[int] = set()
+    for region in stores.blocks(role):
+        trains = (np.asarray(role[region]) == TRAIN).reshape(region[0].stop - region[0].start, -1).any(axis=1)
+        found |= set((region[0].start + np.flatnonzero(trains)).tolist())
+    return len(found)
+
+
 def training_units(store: Path) -> Int[np.ndarray, " unit"]:
     """Ids of the units that train, rising; read chunk by chunk."""
     group = stores.open_group(store)
