@@ -24,7 +24,7 @@ from scipy import fft
 from scipy.stats import norm
 
 from behindthenoise.core.calibration import survey
-from behindthenoise.core.calibration.dependence import block_edge, field_design, integral_range
+from behindthenoise.core.calibration.dependence import field_design
 from behindthenoise.core.calibration.guarantees import GUARANTEES, Request
 from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.errors import CalibrationError
@@ -129,22 +129,19 @@ def outcomes(
 def one_field(length: float, size: int, rng: np.random.Generator) -> tuple[int, dict[str, float]]:
     """Blocks three correlation radii long in one field of residuals, and thresholds from it, as a whole and in these blocks."""
     field = scores(residuals(1, size, length, rng)[0])
-    valid = np.ones(field.shape, bool)
-
-    def misses(threshold: float) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [((field > threshold).astype(np.float64), valid)]
-
     whole = Histogram.of(field.ravel(), np.zeros(field.size, np.int64))
     pooled = found("pooled", whole)
-    block = np.arange(size) // block_edge(integral_range(misses(pooled)).radius)
     part = survey.Part(field[np.newaxis], np.zeros((1, size, size), np.int16))
+    reach = survey.reach([[part]], "auto")
     effect = survey.effect_at(survey.effects([part], 1)[0], float(TENTH))
+    block = np.arange(size) // reach.edge
     blocks = Histogram.of(field.ravel(), np.add.outer(block * size, block).ravel())
-    by_range = replace(REQUEST, design=lambda threshold: field_design(misses(threshold), TENTH).effective_samples)
+    missed = [((field > pooled).astype(np.float64), np.ones(field.shape, bool))]
+    by_range = replace(REQUEST, design=field_design(missed, TENTH).effective_samples)
     return int(block[-1] + 1) ** 2, {
         "pooled": pooled,
         "pac, integral range": found("pac", whole, by_range),
-        "pac, workflow": found("pac", whole, replace(REQUEST, design=field.size / effect)),
+        "pac, workflow": found("pac", whole, replace(REQUEST, design=field.size / effect, blocks=reach.blocks)),
         "pac, blocks": found("pac", blocks),
         "crc, blocks": found("crc", blocks),
     }

@@ -204,14 +204,15 @@ class Calibration(NamedTuple):
 def calibrated(said: Members, clean: np.ndarray, scenario: Scenario) -> Calibration:
     """From predictions of the calibration images, (image, pixel), by what the pipeline takes for units."""
     scores = np.abs(clean - said.median) - said.half
-    count, request = len(scores), REQUEST
+    count, field = len(scores), not scenario.images or len(scores) < ENOUGH_IMAGES
     unit = np.repeat(np.arange(count), EDGE * EDGE)
-    if not scenario.images or count < ENOUGH_IMAGES:
+    if field:
         half = np.arange(EDGE) // QUARTER
         unit = 4 * unit + np.tile(np.add.outer(2 * half, half).ravel(), count)
-        request = replace(REQUEST, design=lambda threshold: worth(scores, threshold))
     order = np.argsort(unit, kind="stable")
     histogram = Histogram.of(scores.ravel()[order], unit[order])
+    pooled = GUARANTEES["pooled"](histogram, REQUEST).threshold
+    request = replace(REQUEST, design=worth(scores, pooled)) if field else REQUEST
     return Calibration(
         scores, histogram.units.size, {name: threshold_of(name, histogram, request) for name in ("pooled", *PROMISES)}
     )

@@ -308,7 +308,6 @@ def test_the_workflow_finds_the_same_thresholds_for_the_same_numbers(tmp_path, g
     effects = np.full(survey.shape_of_effects(rules), np.nan)
     if kind == "block":
         effects = survey.measured(survey.read_parts(source, rules, boxes)[0], rules)
-    edge = found["basis"]["edge"]
     fixed = Scored(
         scores=rules.scores,
         groups=rules.groups,
@@ -318,8 +317,9 @@ def test_the_workflow_finds_the_same_thresholds_for_the_same_numbers(tmp_path, g
         effects=effects,
         noisy_effects=np.full((1, effects.shape[-1]), np.nan),
         unit_kind=kind,
-        unit_edge=edge,
+        unit_edge=found["basis"]["edge"],
         radius=0,
+        blocks=found["basis"]["blocks"],
     )
     counted = fixed.with_counts(*score.count(source, fixed, shares.ALL))
     chosen = calibrate.thresholds_of(config, counted, source)

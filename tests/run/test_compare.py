@@ -282,6 +282,7 @@ def test_the_findings_are_written_and_logged(tmp_path, capsys, name, same_field)
         unit_kind="block",
         unit_edge=EDGE,
         radius=2,
+        blocks=1.0,
     )
     scored.write(tmp_path / "scores.npz", units)
     raw, tokens = volume_of(medians(np.random.default_rng(1), (50, 70)) + 0.5)

@@ -130,6 +130,8 @@ def test_dependence_is_measured_where_a_field_is_all_there_is(simulate, make):
     assert np.isfinite(auto.effects).all()
     assert auto.radius > 2
     assert auto.unit_edge == 3 * auto.radius
+    assert auto.blocks == np.count_nonzero(fields.role == CALIBRATION) / auto.unit_edge**2
+    assert auto.counted(1).blocks == auto.blocks
     assert np.isnan(blocks.effects).all()
     # the middle of the field is all of it here: the very scores that were counted
     rows, group, _ = expected_rows(experiment, fields, auto, 1)

@@ -95,7 +95,8 @@ def noisy_threshold(config: CalibrationConfig, counted: Scored, channel: int) ->
     It is there for comparison: one threshold for all groups, not made exact where scores were counted in buckets.
     """
     histogram, effect = counted.noisy[channel], effect_at(counted.noisy_effects[channel], float(config.miscoverage))
-    asked = request(config, 1, effective=None if np.isnan(effect) else histogram.total / effect)
+    effective = None if np.isnan(effect) else histogram.total / effect
+    asked = request(config, 1, effective=effective, blocks=counted.blocks)
     try:
         return GUARANTEES[config.guarantee](histogram, asked).threshold
     except CalibrationError:
@@ -111,6 +112,7 @@ def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
         kind=counted.unit_kind,
         edge=counted.unit_edge,
         radius=counted.radius,
+        blocks=counted.blocks,
         units=len(ids),
         fields=sum(box is not None for box in source.boxes(int(CALIBRATION))),
         scans=source.scans,

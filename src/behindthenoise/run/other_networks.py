@@ -324,8 +324,8 @@ def count(config: CalibrationConfig, arrays: Arrays, rules: Rules, content: Cont
     """Scores of every side and group by unit, and the units."""
     kind = kind_of(sum(box is not None for box in content.boxes), config.unit)
     parts = [] if kind == "image" else read_parts(arrays, rules, content.boxes)
-    radius, edge = survey.blocks(parts, config.block)
-    units = Units.of(kind, edge, content.boxes)
+    reach = survey.reach(parts, config.block)
+    units = Units.of(kind, reach.edge, content.boxes)
     bits: Literal[16, 32] = 32 if content.voxels * rules.score.sides <= LOSSLESS else 16
     tallies = Tallies(bits)
     for rows in scored(arrays, rules, units):
@@ -343,8 +343,9 @@ def count(config: CalibrationConfig, arrays: Arrays, rules: Rules, content: Cont
         effects=effects,
         noisy_effects=np.full((1, len(survey.MISSES)), np.nan),
         unit_kind=kind,
-        unit_edge=edge,
-        radius=radius,
+        unit_edge=reach.edge,
+        radius=reach.radius,
+        blocks=reach.blocks,
     )
     return counts, units
 
@@ -390,6 +391,7 @@ def certified(
         kind=counts.unit_kind,
         edge=counts.unit_edge,
         radius=counts.radius,
+        blocks=counts.blocks,
         units=len(ids_of(counts)),
         fields=sum(box is not None for box in content.boxes),
         scans=1,

@@ -71,6 +71,8 @@ class Scored:
         The same for the noisy scan.
     unit_kind, unit_edge, radius
         What a unit is, the edge of a block in voxels, and the distance in voxels over which misses are correlated.
+    blocks
+        Blocks of three such distances in which `effects` were measured; 0 where images are the units.
     """
 
     scores: tuple[Score, ...]
@@ -83,6 +85,7 @@ class Scored:
     unit_kind: Kind
     unit_edge: int
     radius: int
+    blocks: float
 
     def with_counts(self, histograms: Mapping[Cell, Histogram], noisy: Sequence[Histogram]) -> "Scored":
         """The same scores, groups and units with these counts."""
@@ -96,7 +99,8 @@ class Scored:
             {cell.group: histogram for cell, histogram in self.histograms.items() if (cell.channel, cell.side) == (channel, side)}
             for side in sides
         )
-        return Counted(found, groups.names, self.places[channel], self.effects[channel, :, : groups.count], unit=self.unit_kind)
+        effects = self.effects[channel, :, : groups.count]
+        return Counted(found, groups.names, self.places[channel], effects, self.blocks, self.unit_kind)
 
 
 class Tallies:
@@ -150,7 +154,7 @@ def write(path: Path, scored: Scored) -> None:
     meta = {
         "scores": [asdict(score) for score in scored.scores],
         "tokens": [groups.tokens for groups in scored.groups],
-        "unit": [scored.unit_kind, scored.unit_edge, scored.radius],
+        "unit": [scored.unit_kind, scored.unit_edge, scored.radius, scored.blocks],
     }
     arrays = {"effects": scored.effects, "noisy_effects": scored.noisy_effects, "meta": np.array(json.dumps(meta))}
     for channel, (groups, places) in enumerate(zip(scored.groups, scored.places, strict=True)):
@@ -170,7 +174,7 @@ def read(path: Path) -> Scored:
     meta = json.loads(str(arrays["meta"]))
     channels = range(len(meta["scores"]))
     cells = sorted({Cell(*map(int, name.split("/")[1:4])) for name in arrays if name.startswith("scores/")})
-    kind, edge, radius = meta["unit"]
+    kind, edge, radius, blocks = meta["unit"]
     return Scored(
         tuple(Score(**score) for score in meta["scores"]),
         tuple(Groups(arrays.get(f"edges/{channel}"), meta["tokens"][channel]) for channel in channels),
@@ -182,6 +186,7 @@ def read(path: Path) -> Scored:
         kind,
         edge,
         radius,
+        blocks,
     )
 
 

@@ -30,7 +30,7 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, l
     boxes = source.boxes(int(CALIBRATION))
     kind = kind_of(sum(box is not None for box in boxes), config.unit)
     parts, noisy_parts = ([], []) if kind == "image" else read_parts(source, fixed, boxes)
-    radius, edge = survey.blocks((rows for sides in parts for rows in sides), config.block)
+    reach = survey.reach([rows for sides in parts for rows in sides], config.block)
     effects = np.full(shape_of_effects(fixed), np.nan)
     noisy_effects = np.full((len(fixed.scores), len(survey.MISSES)), np.nan)
     if kind == "block" and config.unit == "auto":
@@ -38,9 +38,10 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, l
         noisy_effects = np.concatenate([survey.effects(rows, 1) for rows in noisy_parts])
     log(f"survey: {source.voxels(int(CALIBRATION))} voxels in {sum(box is not None for box in boxes)} images; a unit is one {kind}")
     if kind == "block":
-        log(f"survey: misses are correlated over {radius} voxels, blocks of {edge}")
+        log(f"survey: misses are correlated over {reach.radius} voxels, blocks of {reach.edge}")
     places = tuple(groups.places(bins, centres) for groups, bins in zip(fixed.groups, fixed.intensities, strict=True))
-    scored.write(rules, Scored(fixed.scores, fixed.groups, places, {}, (), effects, noisy_effects, kind, edge, radius))
+    unit = (kind, reach.edge, reach.radius, reach.blocks)
+    scored.write(rules, Scored(fixed.scores, fixed.groups, places, {}, (), effects, noisy_effects, *unit))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import pytest
 from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration.certificate import Basis, assumptions, statement, uneven, warnings
 
-IMAGES = Basis(kind="image", edge=8, radius=0, units=12, fields=12, scans=1, one_field=False, groups=1, grouped_by=())
-BLOCKS = replace(IMAGES, kind="block", edge=24, radius=8, units=40, fields=1)
+IMAGES = Basis(kind="image", edge=8, radius=0, blocks=0.0, units=12, fields=12, scans=1, one_field=False, groups=1, grouped_by=())
+BLOCKS = replace(IMAGES, kind="block", edge=24, radius=8, blocks=40.0, units=40, fields=1)
 ONE_FIELD = replace(BLOCKS, one_field=True)
 
 
@@ -108,14 +108,14 @@ def test_blocks_shorter_than_three_radii_are_warned_of(edge, short):
     assert warnings(asked(), replace(basis, kind="image"), []) == []
 
 
-@pytest.mark.parametrize(("units", "few"), [(1, True), (15, True), (16, False)])
-def test_a_field_of_few_correlation_lengths_is_warned_of(units, few):
-    found = warnings(asked(), replace(ONE_FIELD, units=units), [])
+@pytest.mark.parametrize(("blocks", "few"), [(0.25, True), (4.9, True), (5.0, False)])
+def test_a_field_of_few_correlation_lengths_is_warned_of(blocks, few):
+    found = warnings(asked(), replace(ONE_FIELD, blocks=blocks), [])
     assert bool(found) == few
     if few:
-        assert f"correlated over 8 voxels, and the calibration voxels lie in no more than {units} block" in found[0]
+        assert f"correlated over 8 voxels, and the calibration voxels fill no more than {blocks} blocks of three times" in found[0]
     # where blocks are counted, their number is in the guarantee
-    assert warnings(asked(), replace(BLOCKS, units=units), []) == []
+    assert warnings(asked(), replace(BLOCKS, blocks=blocks), []) == []
 
 
 def test_what_is_nearly_certain_is_not_called_certain():

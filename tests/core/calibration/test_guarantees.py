@@ -1,7 +1,7 @@
 import json
 from dataclasses import replace
 from fractions import Fraction
-from math import ceil, inf, log, nan
+from math import ceil, inf, log, nan, sqrt
 
 import numpy as np
 import pytest
@@ -84,17 +84,10 @@ def test_pac_follows_its_five_steps(pixels):
     assert found.record["rank"] == pytest.approx(level * (n + 1), abs=1.01)
 
 
-@pytest.mark.parametrize("as_function", [False, True])
-def test_pac_takes_the_effective_samples_of_a_field_where_they_are_given(as_function):
+def test_pac_takes_the_effective_samples_of_a_field_where_they_are_given():
     rows = dependent(1, 5000)
-    scores, asked = np.sort(rows[0]), []
-
-    def design(threshold):
-        asked.append(threshold)
-        return 250.0
-
-    found = pac(histogram(rows), replace(REQUEST, design=design if as_function else 250.0))
-    assert asked == [scores[ceil(5001 * 0.9) - 1]] * as_function
+    scores = np.sort(rows[0])
+    found = pac(histogram(rows), replace(REQUEST, design=250.0))
     assert found.record["effective_samples"] == 250
     assert found.record["design_effect"] == 20
     assert found.record["level"] == pytest.approx(independent_level(250.0, 0.1, 0.1))
@@ -112,6 +105,25 @@ def test_a_field_that_is_worth_too_little_is_refused(worth):
     with pytest.raises(CalibrationError, match=message):
         pac(histogram(dependent(1, 5000)), replace(REQUEST, design=worth))
     assert pac(histogram(dependent(1, 5000)), replace(REQUEST, design=21.9)).record["rank"] <= 5000
+
+
+@pytest.mark.parametrize(("blocks", "freedom"), [(0.3, 2), (5.0, 2), (9.0, 4), (41.0, 20), (inf, inf)])
+def test_what_was_measured_in_few_blocks_has_the_room_of_students_law(blocks, freedom):
+    """As many deviations of the normal law above the target as Student's law has for the failure asked."""
+    worth = 1e7  # coverage is Gaussian
+    found = pac(histogram(dependent(1, 5000)), replace(REQUEST, design=worth, blocks=blocks))
+    assert found.record["effective_samples"] == 5000
+    deviations = (float(found.record["level"]) - 0.9) / sqrt(0.09 / 5000)
+    assert deviations == pytest.approx(stats.t.ppf(0.9, freedom), rel=0.03)
+
+
+def test_where_no_pixel_has_the_rank_that_few_blocks_ask_for_the_error_says_how_many_it_takes():
+    assert pac(histogram(dependent(1, 33)), replace(REQUEST, design=30.0)).record["rank"] <= 33
+    assert pac(histogram(dependent(1, 34)), replace(REQUEST, design=34.0, blocks=4.4)).record["rank"] == 34
+    with pytest.raises(
+        CalibrationError, match=r"worth 33 independent pixels cannot promise 90 % .*; it takes 34; use a larger field"
+    ):
+        pac(histogram(dependent(1, 33)), replace(REQUEST, design=33.0, blocks=4.4))
 
 
 @settings(deadline=None)

@@ -114,9 +114,9 @@ def test_independent_pixels_have_the_beta_law(guarantee):
 
 
 @cache
-def fields(length, repetitions):
+def fields(length, repetitions, size=256):
     rng = np.random.default_rng(11)
-    found = [bench.one_field(length, 256, rng)[1] for _ in range(repetitions)]
+    found = [bench.one_field(length, size, rng)[1] for _ in range(repetitions)]
     return {method: bench.normal_coverage(np.array([thresholds[method] for thresholds in found])) for method in found[0]}
 
 
@@ -128,6 +128,16 @@ def test_one_field_keeps_its_promise_by_the_integral_range(length):
     failure = np.mean(coverage["pac, integral range"] < 0.9)
     assert 0.05 - 2 * sqrt(0.05 * 0.95 / repetitions) <= failure <= allowed(0.13, repetitions)
     assert 0.35 < np.mean(coverage["pooled"] < 0.9) < 0.65
+
+
+@pytest.mark.parametrize("length", [3, 6])
+def test_a_small_field_keeps_its_promise_though_it_shows_little_of_its_dependence(length):
+    """16 or fewer blocks of three correlation radii; taken for certain, what they show of their dependence fails too often."""
+    repetitions = 600
+    coverage = fields(length, repetitions, 64)
+    assert np.mean(coverage["pac, workflow"] < 0.9) <= allowed(0.11, repetitions)
+    assert np.mean(coverage["pac, integral range"] < 0.9) > np.mean(coverage["pac, workflow"] < 0.9)
+    assert coverage["pac, workflow"].mean() < 0.95
 
 
 def test_blocks_three_correlation_radii_long_serve_as_units():

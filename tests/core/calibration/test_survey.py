@@ -258,6 +258,30 @@ def test_the_radius_is_where_smoothing_ends(random):
         assert 2.5 * reach <= np.median(radii) <= 5 * reach
 
 
+def test_blocks_are_three_radii_long_and_counted_by_the_voxels_that_they_would_hold(random):
+    fields = [one_scan(smooth((200, 200), 2, random)) for _ in range(2)]
+    found, alone = survey.reach([fields], "auto"), survey.reach([fields[:1]], "auto")
+    assert found.edge == 3 * found.radius
+    assert found.blocks == 2 * 200**2 / found.edge**2
+    assert alone.blocks == 200**2 / alone.edge**2
+    # whoever asks for blocks of another size learns no more from them
+    assert survey.reach([fields], 64) == found._replace(edge=64)
+    # the side that reaches farthest decides
+    white = [one_scan(smooth((200, 200), 0, random)) for _ in range(2)]
+    assert survey.reach([white, fields], "auto") == found
+    assert survey.reach([], "auto") == (0, 8, 0)
+
+
+def test_what_does_not_calibrate_fills_no_block_and_a_thin_field_has_thin_ones(random):
+    group = np.full((200, 200), -1, np.int16)
+    group[:, :50] = 0
+    quarter = survey.reach([[one_scan(smooth((200, 200), 2, random), group)]], "auto")
+    assert quarter.blocks == 200 * 50 / quarter.edge**2
+    thin = survey.reach([[one_scan(smooth((3, 90, 90), 2, random))]], "auto")
+    assert thin.edge > 3
+    assert thin.blocks == 90 * 90 / thin.edge**2
+
+
 measurements = st.lists(st.one_of(st.just(nan), st.floats(1, 1e6)), min_size=len(MISSES), max_size=len(MISSES))
 
 

@@ -329,6 +329,15 @@ def test_a_group_that_was_too_rare_to_be_measured_is_taken_for_the_most_dependen
     assert counted.effective(0, (0,), 0.1) == pytest.approx(sizes[0] / 3)
 
 
+def test_the_fewer_blocks_show_how_strong_dependence_is_the_higher_the_threshold():
+    counted = Data(units=1, pixels=9000).counted(effects=measured(1, 3, 3))
+    levels = [
+        [row["level"] for row in choose(asked(), replace(counted, blocks=blocks), EACH_ALONE).records]
+        for blocks in (inf, 30.0, 6.0)
+    ]
+    assert (np.diff(levels, axis=0) > 0).all()
+
+
 @given(st.lists(st.floats(1, 1e4), min_size=3, max_size=3), st.integers(0, 2**31))
 @settings(deadline=None, max_examples=25)
 def test_groups_together_are_worth_no_more_than_their_sum(effect, seed):

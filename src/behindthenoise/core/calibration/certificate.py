@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from behindthenoise.config import CalibrationConfig
+from behindthenoise.core.calibration.guarantees import FEWEST_BLOCKS
 from behindthenoise.core.calibration.ranks import percent
 from behindthenoise.core.calibration.units import Kind
-
-# One field of fewer blocks than this, of three correlation radii, shows too little of its own dependence (docs/guarantees.md).
-ENOUGH_BLOCKS = 16
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,8 @@ class Basis:
         Edge of a block in voxels.
     radius
         Distance in voxels over which misses are correlated; 0 where images are the units.
+    blocks
+        Blocks of three such distances in the voxels of a field by which dependence was measured; 0 where images are the units.
     units, fields
         Number of units, and of fields with calibration voxels.
     scans
@@ -39,6 +39,7 @@ class Basis:
     kind: Kind
     edge: int
     radius: int
+    blocks: float
     units: int
     fields: int
     scans: int
@@ -134,11 +135,11 @@ def warnings(config: CalibrationConfig, basis: Basis, flagged: Sequence[str]) ->
             f"Blocks of {basis.edge} voxels are short: misses are correlated over {basis.radius} voxels, so neighbouring blocks "
             f"depend on each other; blocks of {3 * basis.radius} would not."
         )
-    if basis.one_field and basis.edge >= 3 * basis.radius and basis.units < ENOUGH_BLOCKS:
+    if basis.one_field and basis.blocks < FEWEST_BLOCKS:
         found.append(
-            f"Misses are correlated over {basis.radius} voxels, and the calibration voxels lie in no more than {basis.units} "
-            f"block{'s' * (basis.units != 1)} of {basis.edge}: so few hardly show how far misses depend on each other, and the "
-            "promise fails more often than it says. A larger calibration field, or several, would show it."
+            f"Misses are correlated over {basis.radius} voxels, and the calibration voxels fill no more than {basis.blocks:.2g} "
+            "blocks of three times that: so few hardly show how far misses depend on each other, and the promise may fail more "
+            "often than it says. A larger calibration field, or several, would show it."
         )
     if config.guarantee == "pooled":
         found.append("Guarantee 'pooled' counts every pixel as independent, which those of an image are not: it promises nothing.")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
-from math import ceil, log, log1p, sqrt
+from math import ceil, inf, log, log1p, sqrt
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -27,6 +27,8 @@ FEWEST_UNITS = 5
 FEWEST_EQUAL_UNITS = 2.0
 # The variance between units is raised to what it exceeds in one of ten samples.
 VARIANCE_QUANTILE = 0.1
+# One field of fewer blocks shows too little of its own dependence, and counts as one of so many.
+FEWEST_BLOCKS = 5
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class Request:
     share
         Accepted share of units that miss more than `miscoverage` of their pixels (`tolerance`).
     design
-        Effective samples of one field (`pac`): their number, or a function of the threshold at which misses are judged; None
-        takes them from the variance between units.
+        Effective samples of one field (`pac`); None takes them from the variance between units.
+    blocks
+        Blocks, three correlation radii long, of the field in which `design` was measured.
     seed
         Order in which units are bet on (`rcps`).
     unit
@@ -61,7 +64,8 @@ class Request:
     miscoverage: Fraction
     failure: Fraction
     share: Fraction
-    design: Callable[[float], float] | float | None = None
+    design: float | None = None
+    blocks: float = inf
     seed: int = 0
     unit: str = "unit"
     sides: int = 1
@@ -123,8 +127,7 @@ def pac(histogram: Histogram, request: Request) -> Found:
     if request.design is None:
         effective, level = _between_units(request, histogram.misses(judged), sizes)
     else:
-        measured = request.design(histogram.value(judged)) if callable(request.design) else request.design
-        effective, level = _within_field(request, measured, pixels)
+        effective, level = _within_field(request, request.design, pixels)
     rank = _raised_rank(level, pixels)
     grounds: dict[str, object] = {
         "guarantee": "pac",
@@ -295,8 +298,12 @@ def _guarded(request: Request, measured: float, equal: float) -> tuple[float, fl
     """Effective samples and raised level with room for how little few units tell of their variance."""
     freedom = equal - 1
     effective = measured * float(chdtri(freedom, 1 - VARIANCE_QUANTILE)) / freedom
-    failure = float(ndtr(-stdtrit(freedom, 1 - float(request.failure))))
-    return effective, independent_level(effective, float(request.miscoverage), failure)
+    return effective, independent_level(effective, float(request.miscoverage), _student(request, freedom))
+
+
+def _student(request: Request, freedom: float) -> float:
+    """Failure to ask of Gaussian errors, so that it is the one asked for where their variance is known by so many degrees."""
+    return float(ndtr(-stdtrit(freedom, 1 - float(request.failure))))
 
 
 def _units_for_a_rank(request: Request, measured: float, sizes: Int64[np.ndarray, " unit"]) -> int:
@@ -314,12 +321,16 @@ def _within_field(request: Request, measured: float, pixels: int) -> tuple[float
     effective = min(measured, float(pixels))
     # From here on the largest of so many independent scores would do.
     least = log(request.failure) / log(1 - request.miscoverage)
-    if not effective >= least:
-        raise CalibrationError(
-            f"a field worth {effective:.3g} independent pixels cannot promise {_promise(request, 'pac')}; it takes {ceil(least)}; "
-            f"use a larger field, {FEWEST_UNITS} images, or {request.less}"
-        )
-    return effective, independent_level(effective, float(request.miscoverage), float(request.failure))
+    if effective >= least:
+        failure = _student(request, (max(request.blocks, FEWEST_BLOCKS) - 1) / 2)
+        level = independent_level(effective, float(request.miscoverage), failure)
+        if _raised_rank(level, pixels) <= pixels:
+            return effective, level
+        least = log(failure) / log(1 - request.miscoverage)
+    raise CalibrationError(
+        f"a field worth {effective:.3g} independent pixels cannot promise {_promise(request, 'pac')}; it takes {ceil(least)}; "
+        f"use a larger field, {FEWEST_UNITS} images, or {request.less}"
+    )
 
 
 def _raised_rank(level: float, pixels: int) -> int:

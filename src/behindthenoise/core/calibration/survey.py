@@ -1,10 +1,10 @@
 """How much the misses inside one field depend on each other, group by group, on a part of it that fits into memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int16
@@ -65,10 +65,33 @@ def fullest(chosen: Bool[np.ndarray, " *space"], box: tuple[slice, ...], largest
     return max([first, *product(*along)], key=lambda part: int(np.count_nonzero(chosen[part])))
 
 
-def blocks(sides: Iterable[Sequence[Part]], asked: int | Literal["auto"]) -> tuple[int, int]:
-    """How far misses of any side are correlated, in voxels, and the edge of a block: the one asked for, or what follows from it."""
+class Reach(NamedTuple):
+    """
+    How far misses reach.
+
+    Attributes
+    ----------
+    radius
+        Distance in voxels over which those of some side are correlated.
+    edge
+        Edge of a block in voxels: the one asked for, or three times the radius.
+    blocks
+        Blocks of three times the radius that the voxels which were looked at would fill; 0 for none.
+    """
+
+    radius: int
+    edge: int
+    blocks: float
+
+
+def reach(sides: Sequence[Sequence[Part]], asked: int | Literal["auto"]) -> Reach:
+    """Reach of the misses of all sides of one field or several."""
     radius = max((correlation_radius(side, BLOCK_MISS) for side in sides), default=0)
-    return radius, block_edge(radius) if asked == "auto" else asked
+    edge = block_edge(radius)
+    fields = [_valid(part) for part in sides[0]] if sides else []
+    # a field that is thinner than a block has blocks as thin as itself
+    blocks = sum((np.count_nonzero(valid) / prod(min(edge, size) for size in valid.shape) for valid in fields), 0.0)
+    return Reach(radius, edge if asked == "auto" else asked, float(blocks))
 
 
 def correlation_radius(parts: Sequence[Part], miss: float) -> int:

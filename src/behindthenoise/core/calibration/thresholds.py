@@ -69,7 +69,14 @@ def kind_of(asked: str, value_unit: str) -> Kind:
     return "asymmetric" if value_unit == "counts" else "cqr"
 
 
-def request(config: CalibrationConfig, sides: int, groups: int = 1, effective: float | None = None, unit: str = "unit") -> Request:
+def request(
+    config: CalibrationConfig,
+    sides: int,
+    groups: int = 1,
+    effective: float | None = None,
+    blocks: float = inf,
+    unit: str = "unit",
+) -> Request:
     """
     What one side of one group has to promise, so that all sides and groups together keep the promise of the configuration.
 
@@ -81,11 +88,13 @@ def request(config: CalibrationConfig, sides: int, groups: int = 1, effective: f
         Each group takes its share of the probability to fail: all of them hold at once (union bound).
     effective
         Independent pixels that a field is worth; None takes the variance between units.
+    blocks
+        Blocks of the field in which that was measured; see `guarantees.Request`.
     unit
         What a unit is, for messages: image or block.
     """
     failure, share = config.allowed_failure / (sides * groups), config.allowed_shortfall / sides
-    return Request(config.miscoverage / sides, failure, share, effective, unit=unit, sides=sides)
+    return Request(config.miscoverage / sides, failure, share, effective, blocks, unit=unit, sides=sides)
 
 
 def expect_enough(config: CalibrationConfig, value_unit: str, boxes: Sequence[Box | None], pixels: int) -> str:
@@ -155,6 +164,8 @@ class Counted:
         Of all groups: in words, and a point for each.
     effects
         Pixels for each independent one, at the shares of misses in `survey.MISSES`; NaN takes the variance between units.
+    blocks
+        Blocks of three correlation radii in which that was measured.
     unit
         What a unit is, for messages: image or block.
     """
@@ -163,6 +174,7 @@ class Counted:
     names: Sequence[str]
     places: Float64[np.ndarray, " group d"]
     effects: Float64[np.ndarray, " side group miss"]
+    blocks: float = inf
     unit: str = "unit"
     _joined: dict[tuple[int, tuple[int, ...]], Histogram] = field(default_factory=dict, repr=False)
 
@@ -206,7 +218,8 @@ class Counted:
     def asked(self, config: CalibrationConfig, side: int, members: Sequence[int], classes: int) -> Request:
         """What some groups have to promise where so many classes of them share the probability to fail."""
         sides = len(self.sides)
-        return request(config, sides, classes, self.effective(side, members, float(config.miscoverage / sides)), self.unit)
+        effective = self.effective(side, members, float(config.miscoverage / sides))
+        return request(config, sides, classes, effective, self.blocks, self.unit)
 
     def effective(self, side: int, members: Sequence[int], miss: float) -> float | None:
         """Independent pixels that several groups are worth together; None where the variance between units says it."""
