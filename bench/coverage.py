@@ -132,16 +132,16 @@ def one_field(length: float, size: int, rng: np.random.Generator) -> tuple[int, 
     whole = Histogram.of(field.ravel(), np.zeros(field.size, np.int64))
     pooled = found("pooled", whole)
     part = survey.Part(field[np.newaxis], np.zeros((1, size, size), np.int16))
-    reach = survey.reach([[part]], "auto")
-    effect = survey.effect_at(survey.effects([part], 1)[0], float(TENTH))
-    block = np.arange(size) // reach.edge
+    effect, count = survey.measure([part], 1)[0].at(float(TENTH))
+    _, edge = survey.blocks([[part]], "auto")
+    block = np.arange(size) // edge
     blocks = Histogram.of(field.ravel(), np.add.outer(block * size, block).ravel())
     missed = [((field > pooled).astype(np.float64), np.ones(field.shape, bool))]
     by_range = replace(REQUEST, design=field_design(missed, TENTH).effective_samples)
     return int(block[-1] + 1) ** 2, {
         "pooled": pooled,
         "pac, integral range": found("pac", whole, by_range),
-        "pac, workflow": found("pac", whole, replace(REQUEST, design=field.size / effect, blocks=reach.blocks)),
+        "pac, workflow": found("pac", whole, replace(REQUEST, design=field.size / effect, blocks=count)),
         "pac, blocks": found("pac", blocks),
         "crc, blocks": found("crc", blocks),
     }

@@ -17,6 +17,7 @@ from behindthenoise.cli import main
 from behindthenoise.core.calibration.groups import Groups
 from behindthenoise.core.calibration.ranks import cluster_rank
 from behindthenoise.core.calibration.scores import Score, scores
+from behindthenoise.core.calibration.survey import Dependence
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import CALIBRATION
 from behindthenoise.errors import CalibrationError, ConfigError, SourceError
@@ -305,21 +306,20 @@ def test_the_workflow_finds_the_same_thresholds_for_the_same_numbers(tmp_path, g
     rules = survey.Rules((Score("cqr-m", 0.01),), (Groups(None, 2),), (np.zeros(0),))
     boxes = source.boxes(int(CALIBRATION))
     kind = "image" if images >= 5 else "block"
-    effects = np.full(survey.shape_of_effects(rules), np.nan)
+    dependence = Dependence.unknown(*survey.shape_of(rules))
     if kind == "block":
-        effects = survey.measured(survey.read_parts(source, rules, boxes)[0], rules)
+        dependence = survey.measured(survey.read_parts(source, rules, boxes)[0], rules)
     fixed = Scored(
         scores=rules.scores,
         groups=rules.groups,
         places=(np.zeros((2, 1)),),
         histograms={},
         noisy=(),
-        effects=effects,
-        noisy_effects=np.full((1, effects.shape[-1]), np.nan),
+        dependence=dependence,
+        noisy_dependence=Dependence.unknown(1),
         unit_kind=kind,
         unit_edge=found["basis"]["edge"],
         radius=0,
-        blocks=found["basis"]["blocks"],
     )
     counted = fixed.with_counts(*score.count(source, fixed, shares.ALL))
     chosen = calibrate.thresholds_of(config, counted, source)

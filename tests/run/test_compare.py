@@ -13,6 +13,7 @@ from behindthenoise.core.calibration.groups import Groups
 from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.shift import MOST_BLOCKS, Quantity, compare_volume
+from behindthenoise.core.calibration.survey import Dependence
 from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import CALIBRATION, TRAIN
 from behindthenoise.io.geometry import Axes
@@ -277,12 +278,11 @@ def test_the_findings_are_written_and_logged(tmp_path, capsys, name, same_field)
         places=(np.zeros((1, 1)),),
         histograms={Cell(0, 0, 0): histogram},
         noisy=(histogram,),
-        effects=np.ones((1, 1, 1, 1)),
-        noisy_effects=np.ones((1, 1)),
+        dependence=Dependence.unknown(1, 1, 1),
+        noisy_dependence=Dependence.unknown(1),
         unit_kind="block",
         unit_edge=EDGE,
         radius=2,
-        blocks=1.0,
     )
     scored.write(tmp_path / "scores.npz", units)
     raw, tokens = volume_of(medians(np.random.default_rng(1), (50, 70)) + 0.5)

@@ -119,7 +119,7 @@ def test_images_are_units_where_enough_of_them_calibrate(images, asked, expected
     counted = make(fields).score(unit=asked)
     assert counted.unit_kind == expected
     if expected == "image":
-        assert np.isnan(counted.effects).all()
+        assert not counted.dependence.is_known
         assert {tuple(histogram.units.tolist()) for histogram in counted.noisy} == {tuple(range(images))}
 
 
@@ -127,12 +127,10 @@ def test_dependence_is_measured_where_a_field_is_all_there_is(simulate, make):
     fields = simulate((30, 40), reach=2.0)
     experiment = make(fields)
     auto, blocks = experiment.score(), experiment.score(unit="block")
-    assert np.isfinite(auto.effects).all()
+    assert np.isfinite(auto.dependence.effects).all()
     assert auto.radius > 2
     assert auto.unit_edge == 3 * auto.radius
-    assert auto.blocks == np.count_nonzero(fields.role == CALIBRATION) / auto.unit_edge**2
-    assert auto.counted(1).blocks == auto.blocks
-    assert np.isnan(blocks.effects).all()
+    assert not blocks.dependence.is_known
     # the middle of the field is all of it here: the very scores that were counted
     rows, group, _ = expected_rows(experiment, fields, auto, 1)
     shape = (1, 30, 40)
@@ -140,7 +138,9 @@ def test_dependence_is_measured_where_a_field_is_all_there_is(simulate, make):
     where = fields.role == CALIBRATION
     scores[where], groups[where] = rows[0], group
     box = (slice(None), *experiment.source.boxes(int(CALIBRATION))[0])
-    np.testing.assert_allclose(auto.effects[1, 0], survey.effects([survey.Part(scores[box], groups[box])], 3), rtol=1e-9)
+    expected = survey.measure([survey.Part(scores[box], groups[box])], 3)
+    np.testing.assert_allclose(auto.dependence[1, 0].effects, expected.effects, rtol=1e-9)
+    np.testing.assert_allclose(auto.dependence[1, 0].blocks, expected.blocks, rtol=1e-9)
 
 
 def test_dependence_is_measured_where_calibration_voxels_lie(simulate, make, monkeypatch):
@@ -149,7 +149,7 @@ def test_dependence_is_measured_where_calibration_voxels_lie(simulate, make, mon
     fields = simulate((12, 60), roles=(2, 1, 1, 3, 2))
     assert not (fields.role[:, :, 20:40] == CALIBRATION).any()
     counted = make(fields).score()
-    assert np.isfinite(counted.effects).any()
+    assert counted.dependence.is_known
 
 
 def test_constants_come_from_training_voxels_alone(simulate, make):
@@ -166,7 +166,7 @@ def test_constants_come_from_training_voxels_alone(simulate, make):
         np.testing.assert_array_equal(one.edges, other.edges)
         trained = np.mean(fields.members[:, 0, 0, 1], axis=0)[first.groups.index(one)][fields.role[0] == TRAIN]
         assert np.bincount(np.searchsorted(one.edges, trained, side="right")).min() >= 0.2 * trained.size
-    assert not np.array_equal(first.effects, second.effects)
+    assert not np.array_equal(first.dependence.effects, second.dependence.effects)
     trained = replace(fields, members=fields.members.copy())
     trained.members[np.broadcast_to(~held_out[None, :, None, None, None], trained.members.shape)] *= 3
     assert make(trained, "third").score(**asked).scores != first.scores
@@ -188,7 +188,7 @@ def test_every_group_that_a_voxel_may_have_has_a_name_a_place_and_its_scores(sim
     counted = experiment.score(groups=["token", "intensity"], score="cqr-m", unit="block")
     for channel, groups in enumerate(counted.groups):
         counts = counted.counted(channel)
-        assert len(counts.names) == groups.count == counts.effects.shape[1] == len(counts.places)
+        assert len(counts.names) == groups.count == counts.dependence.effects.shape[1] == len(counts.places)
         assert sum(histogram.total for histogram in counts.sides[0].values()) == counted.noisy[channel].total
         assert all(isinstance(histogram, Histogram) for histogram in counts.sides[0].values())
     assert counted.unit_kind == "block"
@@ -207,7 +207,8 @@ def test_chunks_and_buckets_leave_every_bit_of_the_thresholds(case, guarantee, s
         counted = experiment.score(**asked, shares=shares)
         assert all(histogram.exact.all() == (lossless > 0) for histogram in counted.noisy)
         calibration, _, certificate = experiment.calibrate(**asked)
-        found.append((counted.effects, counted.radius, calibration.thresholds, certificate["channels"], certificate["statement"]))
+        measured = (counted.dependence.effects, counted.dependence.blocks, counted.radius)
+        found.append((*measured, calibration.thresholds, certificate["channels"], certificate["statement"]))
     for one, other in zip(*found, strict=True):
         np.testing.assert_equal(one, other)
 

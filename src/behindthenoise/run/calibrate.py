@@ -12,7 +12,6 @@ from behindthenoise.core.calibration import certificate as words
 from behindthenoise.core.calibration import shift
 from behindthenoise.core.calibration.guarantees import GUARANTEES
 from behindthenoise.core.calibration.scores import expect_support
-from behindthenoise.core.calibration.survey import effect_at
 from behindthenoise.core.calibration.thresholds import Calibration, Chosen, choose, merging_of, request
 from behindthenoise.core.calibration.units import Units
 from behindthenoise.core.split import CALIBRATION
@@ -94,9 +93,11 @@ def noisy_threshold(config: CalibrationConfig, counted: Scored, channel: int) ->
 
     It is there for comparison: one threshold for all groups, not made exact where scores were counted in buckets.
     """
-    histogram, effect = counted.noisy[channel], effect_at(counted.noisy_effects[channel], float(config.miscoverage))
-    effective = None if np.isnan(effect) else histogram.total / effect
-    asked = request(config, 1, effective=effective, blocks=counted.blocks)
+    histogram, dependence = counted.noisy[channel], counted.noisy_dependence[channel]
+    asked = request(config, 1)
+    if dependence.is_known:
+        effect, blocks = dependence.at(float(config.miscoverage))
+        asked = request(config, 1, effective=histogram.total / effect, blocks=blocks)
     try:
         return GUARANTEES[config.guarantee](histogram, asked).threshold
     except CalibrationError:
@@ -112,11 +113,11 @@ def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
         kind=counted.unit_kind,
         edge=counted.unit_edge,
         radius=counted.radius,
-        blocks=counted.blocks,
+        blocks=words.fewest_blocks([row for found in chosen for row in found.records]),
         units=len(ids),
         fields=sum(box is not None for box in source.boxes(int(CALIBRATION))),
         scans=source.scans,
-        one_field=bool(np.isfinite(counted.effects).any()) and config.guarantee == "pac",
+        one_field=counted.dependence.is_known and config.guarantee == "pac",
         groups=max(len(found.merging.members) for found in chosen),
         grouped_by=by,
     )

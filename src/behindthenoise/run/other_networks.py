@@ -324,15 +324,15 @@ def count(config: CalibrationConfig, arrays: Arrays, rules: Rules, content: Cont
     """Scores of every side and group by unit, and the units."""
     kind = kind_of(sum(box is not None for box in content.boxes), config.unit)
     parts = [] if kind == "image" else read_parts(arrays, rules, content.boxes)
-    reach = survey.reach(parts, config.block)
-    units = Units.of(kind, reach.edge, content.boxes)
+    radius, edge = survey.blocks(parts, config.block)
+    units = Units.of(kind, edge, content.boxes)
     bits: Literal[16, 32] = 32 if content.voxels * rules.score.sides <= LOSSLESS else 16
     tallies = Tallies(bits)
     for rows in scored(arrays, rules, units):
         tallies.update(0, rows)
-    effects = np.full((1, rules.score.sides, rules.groups.count, len(survey.MISSES)), np.nan)
+    dependence = survey.Dependence.unknown(1, rules.score.sides, rules.groups.count)
     if kind == "block" and config.unit == "auto":
-        effects[0] = [survey.effects(side, rules.groups.count) for side in parts]
+        dependence = survey.stacked([survey.stacked([survey.measure(side, rules.groups.count) for side in parts])])
     counts = Scored(
         scores=(rules.score,),
         groups=(rules.groups,),
@@ -340,12 +340,11 @@ def count(config: CalibrationConfig, arrays: Arrays, rules: Rules, content: Cont
         histograms=tallies.histograms(),
         # there is no noisy scan to compare with
         noisy=(merged([]),),
-        effects=effects,
-        noisy_effects=np.full((1, len(survey.MISSES)), np.nan),
+        dependence=dependence,
+        noisy_dependence=survey.Dependence.unknown(1),
         unit_kind=kind,
-        unit_edge=reach.edge,
-        radius=reach.radius,
-        blocks=reach.blocks,
+        unit_edge=edge,
+        radius=radius,
     )
     return counts, units
 
@@ -391,11 +390,11 @@ def certified(
         kind=counts.unit_kind,
         edge=counts.unit_edge,
         radius=counts.radius,
-        blocks=counts.blocks,
+        blocks=words.fewest_blocks(chosen.records),
         units=len(ids_of(counts)),
         fields=sum(box is not None for box in content.boxes),
         scans=1,
-        one_field=bool(np.isfinite(counts.effects).any()) and config.guarantee == "pac",
+        one_field=counts.dependence.is_known and config.guarantee == "pac",
         groups=len(chosen.merging.members),
         grouped_by=config.groups,
     )

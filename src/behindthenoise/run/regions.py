@@ -196,7 +196,7 @@ class Judged:
     def grounds(self, limit: Limit, shape: tuple[int, ...]) -> "Grounds":
         """What units are and how many of them calibrate: as for the intervals, but that a field is worth what false voxels say."""
         boxes, kind = self.source.boxes(int(CALIBRATION)), self.rules.unit_kind
-        if kind == "block" and np.isfinite(self.rules.effects).any():
+        if kind == "block" and self.rules.dependence.is_known:
             maps = [self.false_map(limit, image, window) for image, window in self.windows()]
             # scans of one field share its truth; a volume is one scan
             alone = [(evidence[np.newaxis], valid) for scans, valid in maps for evidence in scans]

@@ -15,6 +15,7 @@ from behindthenoise.core.calibration.histogram import Histogram, Tally, merged
 from behindthenoise.core.calibration.scores import Score, rearrange
 from behindthenoise.core.calibration.scores import scores as conformity
 from behindthenoise.core.calibration.selection import Chunks
+from behindthenoise.core.calibration.survey import Dependence
 from behindthenoise.core.calibration.thresholds import Counted
 from behindthenoise.core.calibration.units import Kind
 from behindthenoise.io.npz import read_npz, write_npz
@@ -65,14 +66,12 @@ class Scored:
         Scores by unit, for every channel, side and group that occurs.
     noisy
         Scores of the noisy scan taken as its own prediction, for every channel.
-    effects
-        Pixels for each independent one, at the shares of misses in `survey.MISSES`; NaN where images are the units.
-    noisy_effects
-        The same for the noisy scan.
+    dependence
+        How strongly misses depend on each other, by channel, side and group; not measured where images are the units.
+    noisy_dependence
+        The same for the noisy scan, by channel.
     unit_kind, unit_edge, radius
         What a unit is, the edge of a block in voxels, and the distance in voxels over which misses are correlated.
-    blocks
-        Blocks of three such distances in which `effects` were measured; 0 where images are the units.
     """
 
     scores: tuple[Score, ...]
@@ -80,12 +79,11 @@ class Scored:
     places: tuple[Float64[np.ndarray, " _ d"], ...]
     histograms: dict[Cell, Histogram]
     noisy: tuple[Histogram, ...]
-    effects: Float64[np.ndarray, " channel side group miss"]
-    noisy_effects: Float64[np.ndarray, " channel miss"]
+    dependence: Dependence
+    noisy_dependence: Dependence
     unit_kind: Kind
     unit_edge: int
     radius: int
-    blocks: float
 
     def with_counts(self, histograms: Mapping[Cell, Histogram], noisy: Sequence[Histogram]) -> "Scored":
         """The same scores, groups and units with these counts."""
@@ -99,8 +97,8 @@ class Scored:
             {cell.group: histogram for cell, histogram in self.histograms.items() if (cell.channel, cell.side) == (channel, side)}
             for side in sides
         )
-        effects = self.effects[channel, :, : groups.count]
-        return Counted(found, groups.names, self.places[channel], effects, self.blocks, self.unit_kind)
+        dependence = self.dependence[channel, :, : groups.count]
+        return Counted(found, groups.names, self.places[channel], dependence, self.unit_kind)
 
 
 class Tallies:
@@ -154,9 +152,11 @@ def write(path: Path, scored: Scored) -> None:
     meta = {
         "scores": [asdict(score) for score in scored.scores],
         "tokens": [groups.tokens for groups in scored.groups],
-        "unit": [scored.unit_kind, scored.unit_edge, scored.radius, scored.blocks],
+        "unit": [scored.unit_kind, scored.unit_edge, scored.radius],
     }
-    arrays = {"effects": scored.effects, "noisy_effects": scored.noisy_effects, "meta": np.array(json.dumps(meta))}
+    arrays = {"meta": np.array(json.dumps(meta))}
+    for name, part in (("dependence", scored.dependence), ("noisy_dependence", scored.noisy_dependence)):
+        arrays |= {f"{name}/effects": part.effects, f"{name}/blocks": part.blocks}
     for channel, (groups, places) in enumerate(zip(scored.groups, scored.places, strict=True)):
         arrays[f"places/{channel}"] = places
         if groups.edges is not None:
@@ -174,20 +174,23 @@ def read(path: Path) -> Scored:
     meta = json.loads(str(arrays["meta"]))
     channels = range(len(meta["scores"]))
     cells = sorted({Cell(*map(int, name.split("/")[1:4])) for name in arrays if name.startswith("scores/")})
-    kind, edge, radius, blocks = meta["unit"]
+    kind, edge, radius = meta["unit"]
     return Scored(
         tuple(Score(**score) for score in meta["scores"]),
         tuple(Groups(arrays.get(f"edges/{channel}"), meta["tokens"][channel]) for channel in channels),
         tuple(arrays[f"places/{channel}"] for channel in channels),
         {cell: _histogram(arrays, f"scores/{cell.channel}/{cell.side}/{cell.group}") for cell in cells},
         tuple(_histogram(arrays, f"noisy/{channel}") for channel in channels if f"noisy/{channel}/units" in arrays),
-        arrays["effects"],
-        arrays["noisy_effects"],
+        _dependence(arrays, "dependence"),
+        _dependence(arrays, "noisy_dependence"),
         kind,
         edge,
         radius,
-        blocks,
     )
+
+
+def _dependence(arrays: dict[str, np.ndarray], name: str) -> Dependence:
+    return Dependence(arrays[f"{name}/effects"], arrays[f"{name}/blocks"])
 
 
 def _histogram(arrays: dict[str, np.ndarray], prefix: str) -> Histogram:

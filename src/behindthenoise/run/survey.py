@@ -30,18 +30,15 @@ def run(spec: Spec, *, pairs: Path, heldout: Path, labels: Path, tokens: Path, l
     boxes = source.boxes(int(CALIBRATION))
     kind = kind_of(sum(box is not None for box in boxes), config.unit)
     parts, noisy_parts = ([], []) if kind == "image" else read_parts(source, fixed, boxes)
-    reach = survey.reach([rows for sides in parts for rows in sides], config.block)
-    effects = np.full(shape_of_effects(fixed), np.nan)
-    noisy_effects = np.full((len(fixed.scores), len(survey.MISSES)), np.nan)
+    radius, edge = survey.blocks((rows for sides in parts for rows in sides), config.block)
+    dependence, noisy_dependence = survey.Dependence.unknown(*shape_of(fixed)), survey.Dependence.unknown(len(fixed.scores))
     if kind == "block" and config.unit == "auto":
-        effects = measured(parts, fixed)
-        noisy_effects = np.concatenate([survey.effects(rows, 1) for rows in noisy_parts])
+        dependence, noisy_dependence = measured(parts, fixed), survey.stacked([survey.measure(rows, 1)[0] for rows in noisy_parts])
     log(f"survey: {source.voxels(int(CALIBRATION))} voxels in {sum(box is not None for box in boxes)} images; a unit is one {kind}")
     if kind == "block":
-        log(f"survey: misses are correlated over {reach.radius} voxels, blocks of {reach.edge}")
+        log(f"survey: misses are correlated over {radius} voxels, blocks of {edge}")
     places = tuple(groups.places(bins, centres) for groups, bins in zip(fixed.groups, fixed.intensities, strict=True))
-    unit = (kind, reach.edge, reach.radius, reach.blocks)
-    scored.write(rules, Scored(fixed.scores, fixed.groups, places, {}, (), effects, noisy_effects, *unit))
+    scored.write(rules, Scored(fixed.scores, fixed.groups, places, {}, (), dependence, noisy_dependence, kind, edge, radius))
 
 
 @dataclass(frozen=True)
@@ -110,15 +107,12 @@ def read_parts(
     return parts, noisy_parts
 
 
-def measured(parts: list[list[list[survey.Part]]], rules: Rules) -> np.ndarray:
-    """Pixels for each independent one, by channel, side, group and share of misses."""
-    found = np.full(shape_of_effects(rules), np.nan)
-    for channel, sides in enumerate(parts):
-        for side, rows in enumerate(sides):
-            found[channel, side, : rules.groups[channel].count] = survey.effects(rows, rules.groups[channel].count)
-    return found
+def measured(parts: list[list[list[survey.Part]]], rules: Rules) -> survey.Dependence:
+    """Dependence of misses by channel, side and group."""
+    _, _, groups = shape_of(rules)
+    return survey.stacked([survey.stacked([survey.measure(rows, groups) for rows in sides]) for sides in parts])
 
 
-def shape_of_effects(rules: Rules) -> tuple[int, int, int, int]:
-    """Channels, sides, groups of the channel that has most, shares of misses."""
-    return len(rules.scores), rules.scores[0].sides, max(groups.count for groups in rules.groups), len(survey.MISSES)
+def shape_of(rules: Rules) -> tuple[int, int, int]:
+    """Channels, sides, and groups of the channel that has most."""
+    return len(rules.scores), rules.scores[0].sides, max(groups.count for groups in rules.groups)

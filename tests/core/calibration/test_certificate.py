@@ -7,7 +7,7 @@ import pytest
 from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration.certificate import Basis, assumptions, statement, uneven, warnings
 
-IMAGES = Basis(kind="image", edge=8, radius=0, blocks=0.0, units=12, fields=12, scans=1, one_field=False, groups=1, grouped_by=())
+IMAGES = Basis(kind="image", edge=8, radius=0, blocks=None, units=12, fields=12, scans=1, one_field=False, groups=1, grouped_by=())
 BLOCKS = replace(IMAGES, kind="block", edge=24, radius=8, blocks=40.0, units=40, fields=1)
 ONE_FIELD = replace(BLOCKS, one_field=True)
 
@@ -113,7 +113,8 @@ def test_a_field_of_few_correlation_lengths_is_warned_of(blocks, few):
     found = warnings(asked(), replace(ONE_FIELD, blocks=blocks), [])
     assert bool(found) == few
     if few:
-        assert f"correlated over 8 voxels, and the calibration voxels fill no more than {blocks} blocks of three times" in found[0]
+        assert f"the calibration voxels are worth no more than {blocks:.2g} blocks of three correlation radii" in found[0]
+    assert warnings(asked(), replace(ONE_FIELD, blocks=None), []) == []
     # where blocks are counted, their number is in the guarantee
     assert warnings(asked(), replace(BLOCKS, blocks=blocks), []) == []
 

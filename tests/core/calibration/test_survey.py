@@ -1,7 +1,7 @@
 """How strongly misses depend on each other, measured on one field, against the variance over many."""
 
 import importlib.util
-from math import inf, isnan, nan, prod, sqrt
+from math import ceil, inf, isnan, nan, prod, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,13 @@ from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.core.calibration.scores import Score, scores
 from behindthenoise.core.calibration.survey import (
     MISSES,
+    Dependence,
     Part,
     correlation_radius,
-    effect_at,
-    effects,
     fullest,
+    measure,
     middle,
+    stacked,
     union_effect,
 )
 from behindthenoise.core.calibration.thresholds import Counted, choose, merging_of
@@ -51,6 +52,17 @@ def smooth(shape, reach, random):
     kernel[(0,) * len(shape)] = 1
     norm = sqrt(float(np.square(gaussian_filter(kernel, reach, mode="wrap")).sum()))
     return (gaussian_filter(random.standard_normal(shape), reach, mode="wrap") / norm).astype(np.float32)
+
+
+def effects(parts, groups):
+    return measure(parts, groups).effects
+
+
+def effect_at(measured, miss):
+    """The stronger effect, and with it that of blocks the fewer count."""
+    effect, blocks = Dependence(measured, -measured).at(miss)
+    assert blocks == -effect or (isnan(blocks) and isnan(effect))
+    return effect
 
 
 def one_scan(values, group=None):
@@ -258,28 +270,36 @@ def test_the_radius_is_where_smoothing_ends(random):
         assert 2.5 * reach <= np.median(radii) <= 5 * reach
 
 
-def test_blocks_are_three_radii_long_and_counted_by_the_voxels_that_they_would_hold(random):
-    fields = [one_scan(smooth((200, 200), 2, random)) for _ in range(2)]
-    found, alone = survey.reach([fields], "auto"), survey.reach([fields[:1]], "auto")
-    assert found.edge == 3 * found.radius
-    assert found.blocks == 2 * 200**2 / found.edge**2
-    assert alone.blocks == 200**2 / alone.edge**2
-    # whoever asks for blocks of another size learns no more from them
-    assert survey.reach([fields], 64) == found._replace(edge=64)
-    # the side that reaches farthest decides
-    white = [one_scan(smooth((200, 200), 0, random)) for _ in range(2)]
-    assert survey.reach([white, fields], "auto") == found
-    assert survey.reach([], "auto") == (0, 8, 0)
+def test_blocks_are_three_radii_long_and_those_that_hold_little_count_less(random):
+    fields = [one_scan(smooth((192, 192), 2, random)) for _ in range(2)]
+    radius, edge = survey.blocks([fields], "auto")
+    assert edge == 3 * radius
+    assert survey.blocks([fields], 64) == (radius, 64)
+    found = measure(fields, 1).blocks[0, TENTH]
+    along = ceil(192 / edge)
+    last = 192 - edge * (along - 1)
+    equal = 192**2 / (edge**2 * (along - 1) + last**2)  # of the blocks along one edge, the last is cut off
+    assert found == pytest.approx(2 * equal**2)
+    assert survey.blocks([], "auto") == (0, 8)
 
 
-def test_what_does_not_calibrate_fills_no_block_and_a_thin_field_has_thin_ones(random):
-    group = np.full((200, 200), -1, np.int16)
-    group[:, :50] = 0
-    quarter = survey.reach([[one_scan(smooth((200, 200), 2, random), group)]], "auto")
-    assert quarter.blocks == 200 * 50 / quarter.edge**2
-    thin = survey.reach([[one_scan(smooth((3, 90, 90), 2, random))]], "auto")
-    assert thin.edge > 3
-    assert thin.blocks == 90 * 90 / thin.edge**2
+def test_each_group_has_blocks_of_its_own(random):
+    """Correlated misses on the left, white ones on the right, and a third group in one corner."""
+    group = np.zeros((96, 96), np.int16)
+    group[:, 48:] = 1
+    group[:8, 88:] = 2
+    values = np.where(group == 0, smooth((96, 96), 4, random), random.standard_normal((96, 96)).astype(np.float32))
+    blocks = measure([one_scan(values, group)], 4).blocks[:, TENTH]
+    assert blocks[1] == 96 * 48 / 8**2 - 1 or blocks[1] == pytest.approx(72, rel=0.05)
+    assert blocks[0] < 15
+    assert blocks[2] == 1
+    assert isnan(blocks[3])
+
+
+def test_a_field_thinner_than_a_block_has_blocks_as_thin(random):
+    thin = measure([one_scan(smooth((3, 96, 96), 2, random))], 1).blocks[0, TENTH]
+    flat = measure([one_scan(smooth((96, 96), 2, random))], 1).blocks[0, TENTH]
+    assert flat / 3 < thin < 3 * flat
 
 
 measurements = st.lists(st.one_of(st.just(nan), st.floats(1, 1e6)), min_size=len(MISSES), max_size=len(MISSES))
@@ -372,7 +392,7 @@ def calibrated_coverage(random, layout, config):
         tuple({one: Histogram.of(row[token == one], unit[: (token == one).sum()]) for one in range(4)} for row in rows),
         Groups(tokens=4).names,
         SIGMA[:, None],
-        np.stack([effects([Part(row[None], group[None])], 4) for row in rows]),
+        stacked([measure([Part(row[None], group[None])], 4) for row in rows]),
     )
     merging = merging_of(config, counted)
     below, above = choose(config, counted, merging).thresholds

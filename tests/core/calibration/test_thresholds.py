@@ -14,13 +14,17 @@ from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration.groups import Groups, Merging
 from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.core.calibration.scores import Score, rearrange, scores
-from behindthenoise.core.calibration.survey import MISSES
+from behindthenoise.core.calibration.survey import MISSES, Dependence
 from behindthenoise.core.calibration.thresholds import Calibration, Counted, choose, kind_of, merging_of, request
 from behindthenoise.errors import CalibrationError
 
 EACH_ALONE = Merging(((0,), (1,), (2,)), ())
 GUARANTEES = ["pac", "crc", "tolerance", "rcps", "pooled"]
 UNMEASURED = np.full(len(MISSES), np.nan)
+
+
+def in_blocks(effects, blocks=inf):
+    return Dependence(effects, np.where(np.isnan(effects), np.nan, blocks))
 
 
 class Data:
@@ -35,7 +39,7 @@ class Data:
         self.scores = (effects[:, self.unit] + noise).astype(np.float32)
         self.groups = groups
 
-    def counted(self, bits=32, effects=None, places=None):
+    def counted(self, bits=32, effects=None, places=None, blocks=inf):
         sides = tuple(
             {
                 group: Histogram.of(row[self.group == group], self.unit[self.group == group], bits)
@@ -43,9 +47,9 @@ class Data:
             }
             for row in self.scores
         )
-        effects = np.full((len(sides), self.groups, len(MISSES)), np.nan) if effects is None else effects
+        dependence = Dependence.unknown(len(sides), self.groups) if effects is None else in_blocks(effects, blocks)
         places = np.arange(self.groups, dtype=float)[:, None] if places is None else places
-        return Counted(sides, Groups(tokens=self.groups).names, places, effects)
+        return Counted(sides, Groups(tokens=self.groups).names, places, dependence)
 
     def chunks(self, side, members):
         """The scores of some groups again, in pieces of uneven size."""
@@ -279,7 +283,7 @@ def test_a_group_that_never_occurred_has_the_threshold_of_its_nearest_neighbour(
     assert found.thresholds[0, 1] == found.thresholds[0, 0]
     assert found.thresholds[0, 3] == found.thresholds[0, 4]
     # it takes nothing of what the others promise, and is not said to have been seen
-    alone = replace(counted, names=["a", "b", "c"], places=counted.places[[0, 2, 4]], effects=effects[:, [0, 2, 4]])
+    alone = replace(counted, names=["a", "b", "c"], places=counted.places[[0, 2, 4]], dependence=counted.dependence[:, ::2])
     alone = replace(alone, sides=({0: counted.sides[0][0], 1: counted.sides[0][2], 2: counted.sides[0][4]},), _joined={})
     np.testing.assert_array_equal(choose(config, alone, EACH_ALONE).thresholds[0], found.thresholds[0, [0, 2, 4]])
     assert [row["groups"] for row in found.records] == [["token 1"], ["token 3"], ["token 5"]]
@@ -315,7 +319,7 @@ def test_every_class_of_groups_carries_the_promise_or_nothing_does(seed, guarant
 
 def test_where_nothing_was_measured_units_say_how_strong_dependence_is():
     counted = Data().counted()
-    assert counted.effective(0, (0, 1), 0.1) is None
+    assert counted.worth(0, (0, 1), 0.1) == (None, inf)
     assert choose(asked(), counted, EACH_ALONE).records[0]["dependence"] == "between units"
 
 
@@ -325,17 +329,28 @@ def test_a_group_that_was_too_rare_to_be_measured_is_taken_for_the_most_dependen
     effects[0, 1], effects[0, 2] = 7, UNMEASURED
     counted = data.counted(effects=effects)
     sizes = np.bincount(data.group)
-    assert counted.effective(0, (2,), 0.1) == pytest.approx(sizes[2] / 7)
-    assert counted.effective(0, (0,), 0.1) == pytest.approx(sizes[0] / 3)
+    assert counted.worth(0, (2,), 0.1)[0] == pytest.approx(sizes[2] / 7)
+    assert counted.worth(0, (0,), 0.1)[0] == pytest.approx(sizes[0] / 3)
 
 
 def test_the_fewer_blocks_show_how_strong_dependence_is_the_higher_the_threshold():
-    counted = Data(units=1, pixels=9000).counted(effects=measured(1, 3, 3))
-    levels = [
-        [row["level"] for row in choose(asked(), replace(counted, blocks=blocks), EACH_ALONE).records]
-        for blocks in (inf, 30.0, 6.0)
-    ]
+    data = Data(units=1, pixels=9000)
+    found = [choose(asked(), data.counted(effects=measured(1, 3, 3), blocks=blocks), EACH_ALONE).records for blocks in (inf, 30, 6)]
+    levels = [[row["level"] for row in records] for records in found]
     assert (np.diff(levels, axis=0) > 0).all()
+    assert [row.get("blocks") for records in found for row in records] == [None] * 3 + [30] * 3 + [6] * 3
+
+
+def test_groups_together_have_as_many_blocks_as_their_pixels_have_on_average():
+    data = Data(units=1, pixels=9000)
+    effects, sizes = measured(1, 3, 3), np.bincount(data.group)
+    effects[0, 2] = UNMEASURED
+    blocks = np.broadcast_to(np.array([8.0, 40.0, np.nan])[:, None], (3, len(MISSES)))
+    counted = data.counted(effects=effects, blocks=blocks)
+    assert counted.worth(0, (0,), 0.1)[1] == 8
+    assert counted.worth(0, (0, 1), 0.1)[1] == pytest.approx((8 * sizes[0] + 40 * sizes[1]) / sizes[:2].sum())
+    # a group that was too rare to be measured has the fewest of the others
+    assert counted.worth(0, (2,), 0.1)[1] == 8
 
 
 @given(st.lists(st.floats(1, 1e4), min_size=3, max_size=3), st.integers(0, 2**31))
@@ -343,8 +358,8 @@ def test_the_fewer_blocks_show_how_strong_dependence_is_the_higher_the_threshold
 def test_groups_together_are_worth_no_more_than_their_sum(effect, seed):
     data = Data(units=1, pixels=500, seed=seed)
     counted = data.counted(effects=np.repeat(np.array(effect)[None, :, None], len(MISSES), axis=2))
-    alone = [counted.effective(0, (group,), 0.1) for group in range(3)]
-    together = counted.effective(0, (0, 1, 2), 0.1)
+    alone = [counted.worth(0, (group,), 0.1)[0] for group in range(3)]
+    together, _ = counted.worth(0, (0, 1, 2), 0.1)
     assert together <= sum(alone) * (1 + 1e-9)
     assert together >= min(alone) * (1 - 1e-9)
 
@@ -381,7 +396,7 @@ def test_the_intervals_of_a_group_hold_as_many_of_its_voxels_as_were_counted(kin
     rows = scores(score, quantiles, truth, spread)
     unit = np.zeros(truth.size, np.int64)
     sides = tuple({one: Histogram.of(row[group == one], unit[group == one]) for one in range(groups.count)} for row in rows)
-    counted = Counted(sides, groups.names, np.zeros((groups.count, 1)), np.full((len(rows), groups.count, len(MISSES)), np.nan))
+    counted = Counted(sides, groups.names, np.zeros((groups.count, 1)), Dependence.unknown(len(rows), groups.count))
     found = choose(asked(guarantee="pooled"), counted, Merging(tuple((one,) for one in range(groups.count)), ()))
     calibration = Calibration((score, score), (Groups(), groups), (np.zeros((len(rows), 1), np.float32), found.thresholds))
     lower, upper = calibration.interval(1, quantiles, token, spread, (None, None))
@@ -420,8 +435,8 @@ def test_each_token_of_independent_pixels_is_covered_as_asked_for(kind, random):
         }
         for row in rows
     )
-    effects = np.ones((len(rows), 3, len(MISSES)))
-    counted = Counted(sides, groups.names, np.arange(3.0)[:, None], effects)
+    dependence = in_blocks(np.ones((len(rows), 3, len(MISSES))))
+    counted = Counted(sides, groups.names, np.arange(3.0)[:, None], dependence)
     for guarantee in ("pooled", "pac"):
         config = asked(guarantee=guarantee)
         found = choose(config, counted, merging_of(config, counted))

@@ -1,6 +1,6 @@
 """What intervals promise, for which units, on which grounds: plain data and plain words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from behindthenoise.config import CalibrationConfig
@@ -23,7 +23,7 @@ class Basis:
     radius
         Distance in voxels over which misses are correlated; 0 where images are the units.
     blocks
-        Blocks of three such distances in the voxels of a field by which dependence was measured; 0 where images are the units.
+        Fewest blocks in which the dependence of some channel or group of voxels was measured; None where none was.
     units, fields
         Number of units, and of fields with calibration voxels.
     scans
@@ -39,13 +39,18 @@ class Basis:
     kind: Kind
     edge: int
     radius: int
-    blocks: float
+    blocks: float | None
     units: int
     fields: int
     scans: int
     one_field: bool
     groups: int
     grouped_by: tuple[str, ...]
+
+
+def fewest_blocks(records: Iterable[Mapping[str, object]]) -> float | None:
+    """Fewest blocks behind some threshold, by the records of all; None where none of them rests on blocks."""
+    return min((float(str(record["blocks"])) for record in records if "blocks" in record), default=None)
 
 
 def statement(config: CalibrationConfig, basis: Basis) -> str:
@@ -135,11 +140,11 @@ def warnings(config: CalibrationConfig, basis: Basis, flagged: Sequence[str]) ->
             f"Blocks of {basis.edge} voxels are short: misses are correlated over {basis.radius} voxels, so neighbouring blocks "
             f"depend on each other; blocks of {3 * basis.radius} would not."
         )
-    if basis.one_field and basis.blocks < FEWEST_BLOCKS:
+    if basis.one_field and basis.blocks is not None and basis.blocks < FEWEST_BLOCKS:
         found.append(
-            f"Misses are correlated over {basis.radius} voxels, and the calibration voxels fill no more than {basis.blocks:.2g} "
-            "blocks of three times that: so few hardly show how far misses depend on each other, and the promise may fail more "
-            "often than it says. A larger calibration field, or several, would show it."
+            f"Of some channel or group, the calibration voxels are worth no more than {basis.blocks:.2g} blocks of three "
+            "correlation radii (`blocks` of each threshold): so few hardly show how far misses depend on each other, and the "
+            "promise may fail more often than it says. A larger calibration field, or several, would show it."
         )
     if config.guarantee == "pooled":
         found.append("Guarantee 'pooled' counts every pixel as independent, which those of an image are not: it promises nothing.")

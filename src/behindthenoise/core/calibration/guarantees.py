@@ -138,6 +138,8 @@ def pac(histogram: Histogram, request: Request) -> Found:
         "dependence": "between units" if request.design is None else "within one field",
         "failure": str(request.failure),
     }
+    if request.design is not None and request.blocks < inf:
+        grounds["blocks"] = request.blocks
     return _found(histogram, request, histogram.bucket_of_rank(rank), grounds, judged)
 
 

@@ -1,15 +1,15 @@
 """How much the misses inside one field depend on each other, group by group, on a part of it that fits into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int16
 
-from behindthenoise.core.calibration.dependence import Range, block_edge, integral_range
+from behindthenoise.core.calibration.dependence import Range, block_edge, equal_units, integral_range
 
 # Voxels that are looked at: 512 x 512, or 64 x 64 x 64. Correlations reach a few dozen voxels, and each group takes a transform.
 LARGEST = 1 << 18
@@ -65,33 +65,10 @@ def fullest(chosen: Bool[np.ndarray, " *space"], box: tuple[slice, ...], largest
     return max([first, *product(*along)], key=lambda part: int(np.count_nonzero(chosen[part])))
 
 
-class Reach(NamedTuple):
-    """
-    How far misses reach.
-
-    Attributes
-    ----------
-    radius
-        Distance in voxels over which those of some side are correlated.
-    edge
-        Edge of a block in voxels: the one asked for, or three times the radius.
-    blocks
-        Blocks of three times the radius that the voxels which were looked at would fill; 0 for none.
-    """
-
-    radius: int
-    edge: int
-    blocks: float
-
-
-def reach(sides: Sequence[Sequence[Part]], asked: int | Literal["auto"]) -> Reach:
-    """Reach of the misses of all sides of one field or several."""
+def blocks(sides: Iterable[Sequence[Part]], asked: int | Literal["auto"]) -> tuple[int, int]:
+    """How far misses of any side are correlated, in voxels, and the edge of a block: the one asked for, or what follows from it."""
     radius = max((correlation_radius(side, BLOCK_MISS) for side in sides), default=0)
-    edge = block_edge(radius)
-    fields = [_valid(part) for part in sides[0]] if sides else []
-    # a field that is thinner than a block has blocks as thin as itself
-    blocks = sum((np.count_nonzero(valid) / prod(min(edge, size) for size in valid.shape) for valid in fields), 0.0)
-    return Reach(radius, edge if asked == "auto" else asked, float(blocks))
+    return radius, block_edge(radius) if asked == "auto" else asked
 
 
 def correlation_radius(parts: Sequence[Part], miss: float) -> int:
@@ -99,9 +76,54 @@ def correlation_radius(parts: Sequence[Part], miss: float) -> int:
     return _range(parts, _residuals(parts, [part.group >= 0 for part in parts], miss)).radius
 
 
-def effects(parts: Sequence[Part], groups: int) -> Float64[np.ndarray, " group miss"]:
+@dataclass(frozen=True, eq=False)
+class Dependence:
     """
-    Pixels for each independent one, by group and share of misses (`MISSES`); at least 1, NaN for a group that does not occur.
+    How strongly misses depend on each other, at the shares of misses `MISSES`; NaN where it was not measured.
+
+    Attributes
+    ----------
+    effects
+        Pixels for each independent one; at least 1.
+    blocks
+        Blocks of three correlation radii in which that was measured: those that hold unequal parts of the voxels count as fewer
+        equal ones.
+    """
+
+    effects: Float64[np.ndarray, " *what miss"]
+    blocks: Float64[np.ndarray, " *what miss"]
+
+    @classmethod
+    def unknown(cls, *shape: int) -> "Dependence":
+        """Not measured, for so many of what there is."""
+        return cls(*np.full((2, *shape, len(MISSES)), np.nan))
+
+    def __getitem__(self, index: int | tuple[int | slice, ...]) -> "Dependence":
+        """That of a part."""
+        return Dependence(self.effects[index], self.blocks[index])
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any of it was measured."""
+        return bool(np.isfinite(self.effects).any())
+
+    def at(self, miss: float) -> tuple[float, float]:
+        """
+        Effect and blocks of one group at any share of misses: the stronger effect and the fewer blocks around it.
+
+        Outside the measured shares, and where nothing was measured, the nearest that was; NaN where there is none.
+        """
+        return max(_around(self.effects, miss), default=np.nan), min(_around(self.blocks, miss), default=np.nan)
+
+
+def stacked(parts: Sequence[Dependence]) -> Dependence:
+    """Several of one shape, along a new first axis."""
+    return Dependence(np.stack([part.effects for part in parts]), np.stack([part.blocks for part in parts]))
+
+
+def measure(parts: Sequence[Part], groups: int) -> Dependence:
+    """
+    Dependence of misses by group, along the first axis; NaN for a group that does not occur.
 
     A scan of a voxel that is missed counts 1 less the share of misses, one that is covered 0 less that share, and one of
     another group nothing; scans of one voxel are added up first, because they share its clean value. How much the sum of such a
@@ -109,7 +131,7 @@ def effects(parts: Sequence[Part], groups: int) -> Float64[np.ndarray, " group m
     the sums of blocks, which see weak correlation over long distances, too. Independent pixels would vary by miss (1 - miss)
     each.
     """
-    found = np.full((groups, len(MISSES)), np.nan)
+    found = Dependence.unknown(groups)
     for group in range(groups):
         chosen = [part.group == group for part in parts]
         count = sum(int(where.sum()) for where in chosen)
@@ -119,23 +141,18 @@ def effects(parts: Sequence[Part], groups: int) -> Float64[np.ndarray, " group m
                 spread = _range(parts, residuals)
                 voxels = sum(int(_valid(part).sum()) for part in parts)
                 variance = max(voxels * spread.variance * spread.range_voxels, variance_by_blocks(residuals))
-                found[group, index] = max(variance / (miss * (1 - miss) * count), 1.0)
+                found.effects[group, index] = max(variance / (miss * (1 - miss) * count), 1.0)
+                held = [_block_sums(where.sum(axis=0), block_edge(spread.radius)).ravel() for where in chosen]
+                found.blocks[group, index] = equal_units(np.concatenate(held))
     return found
 
 
-def effect_at(measured: Float[np.ndarray, " miss"], miss: float) -> float:
-    """
-    Pixels for each independent one at any share of misses: the larger of the two that were measured around it.
-
-    Outside the measured shares, and where nothing was measured, the nearest that was; NaN where there is none.
-    """
-    known = np.flatnonzero(np.isfinite(measured))
-    if not known.size:
-        return float("nan")
+def _around(measured: Float[np.ndarray, " miss"], miss: float) -> list[float]:
+    """What was measured at the next larger and the next smaller share of misses, as far as there is one."""
+    known = np.flatnonzero(~np.isnan(measured))
     shares = np.array(MISSES)[known]
     around = [shares[shares >= miss].min(initial=np.inf), shares[shares <= miss].max(initial=-np.inf)]
-    chosen = [measured[known][shares == share][0] for share in around if np.isfinite(share)]
-    return float(max(chosen))
+    return [float(measured[known][shares == share][0]) for share in around if np.isfinite(share)]
 
 
 def union_effect(effects: Sequence[float], pixels: Sequence[int]) -> float:

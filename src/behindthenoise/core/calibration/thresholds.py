@@ -16,7 +16,7 @@ from behindthenoise.core.calibration.guarantees import GUARANTEES, Found, Reques
 from behindthenoise.core.calibration.histogram import Histogram, merged
 from behindthenoise.core.calibration.scores import Kind, Score, apply, rearrange
 from behindthenoise.core.calibration.selection import Chunks
-from behindthenoise.core.calibration.survey import effect_at, union_effect
+from behindthenoise.core.calibration.survey import Dependence, union_effect
 from behindthenoise.core.calibration.units import Box, Units
 from behindthenoise.core.calibration.units import kind_of as unit_kind
 from behindthenoise.errors import CalibrationError
@@ -162,10 +162,8 @@ class Counted:
         For each side of the score the histogram of every group that occurs.
     names, places
         Of all groups: in words, and a point for each.
-    effects
-        Pixels for each independent one, at the shares of misses in `survey.MISSES`; NaN takes the variance between units.
-    blocks
-        Blocks of three correlation radii in which that was measured.
+    dependence
+        How strongly misses depend on each other, by side and group; where it was not measured, the variance between units counts.
     unit
         What a unit is, for messages: image or block.
     """
@@ -173,8 +171,7 @@ class Counted:
     sides: tuple[Mapping[int, Histogram], ...]
     names: Sequence[str]
     places: Float64[np.ndarray, " group d"]
-    effects: Float64[np.ndarray, " side group miss"]
-    blocks: float = inf
+    dependence: Dependence
     unit: str = "unit"
     _joined: dict[tuple[int, tuple[int, ...]], Histogram] = field(default_factory=dict, repr=False)
 
@@ -218,19 +215,23 @@ class Counted:
     def asked(self, config: CalibrationConfig, side: int, members: Sequence[int], classes: int) -> Request:
         """What some groups have to promise where so many classes of them share the probability to fail."""
         sides = len(self.sides)
-        effective = self.effective(side, members, float(config.miscoverage / sides))
-        return request(config, sides, classes, effective, self.blocks, self.unit)
+        return request(config, sides, classes, *self.worth(side, members, float(config.miscoverage / sides)), self.unit)
 
-    def effective(self, side: int, members: Sequence[int], miss: float) -> float | None:
-        """Independent pixels that several groups are worth together; None where the variance between units says it."""
-        if not np.isfinite(self.effects[side]).any():
-            return None
+    def worth(self, side: int, members: Sequence[int], miss: float) -> tuple[float | None, float]:
+        """
+        Independent pixels that several groups are worth together, and blocks in which that was measured.
+
+        None and infinitely many where the variance between units says it.
+        """
+        if not self.dependence[side].is_known:
+            return None, inf
+        effects, blocks = np.transpose([self.dependence[side, group].at(miss) for group in range(len(self.names))])
         # where a group is too rare to be measured, the strongest dependence of the others stands for it
-        worst = max(effect_at(row, miss) for row in self.effects[side] if np.isfinite(row).any())
+        effects[np.isnan(effects)], blocks[np.isnan(blocks)] = np.nanmax(effects), np.nanmin(blocks)
         present = [group for group in members if group in self.sides[side]]
-        found = [effect_at(self.effects[side, group], miss) for group in present]
         counts = [self.sides[side][group].total for group in present]
-        return sum(counts) / union_effect([worst if np.isnan(effect) else effect for effect in found], counts)
+        effect = union_effect(effects[present].tolist(), counts)
+        return sum(counts) / effect, float(np.average(blocks[present], weights=counts))
 
 
 @dataclass(frozen=True, eq=False)
