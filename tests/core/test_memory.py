@@ -211,6 +211,13 @@ def test_pairs_and_all_patches_take_no_more_memory_than_projected(axes, images, 
     assert held <= resident_bytes(shape, (images, scans, channels), steps, training)
 
 
+def test_images_that_do_not_train_take_no_patches():
+    few, half, all_of_them = (resident_bytes([512, 512], (16, 1, 1), [(64, 48)] * 2, training) for training in (1, 8, 16))
+    patches = 512 * 512 * (64 / 48) ** 2 * 4  # of one array, with their overlap
+    assert half - few >= 7 * 2 * patches
+    assert all_of_them - half == pytest.approx((half - few) * 8 / 7)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="how much a process holds depends on the allocator; known for Linux alone")
 @pytest.mark.parametrize("name", CASES)

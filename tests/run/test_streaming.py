@@ -16,7 +16,7 @@ from behindthenoise.core.scale import Scale
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN, Split
 from behindthenoise.errors import SplitError
 from behindthenoise.io.geometry import Axes
-from behindthenoise.run import ingest, streaming
+from behindthenoise.run import examples, ingest, streaming
 from behindthenoise.run.examples import cut, load_examples, validation_split
 from behindthenoise.run.pairs import Pairs
 from behindthenoise.run.streaming import Streamed, stream
@@ -127,8 +127,8 @@ def test_values_that_calibrate_or_test_are_read_by_no_training(tmp_path):
     units = splitting.training_units(pairs.split)
     ingest.write_pairs(tmp_path / "pairs.zarr", hidden, {})
     found = stream(tmp_path / "pairs.zarr", units, CONFIG, 3, CPU)
-    for examples in (found, cut(hidden, units, CONFIG, 3)):
-        batch = examples.batch(np.arange(len(examples)))
+    for cuts in (found, cut(hidden, units, CONFIG, 3)):
+        batch = cuts.batch(np.arange(len(cuts)))
         assert float(batch.noisy.abs().max()) < 1000
     expect_same_examples(found, cut(pairs, units, CONFIG, 3))
 
@@ -167,6 +167,20 @@ def test_memory_decides_only_where_the_examples_lie(name, tmp_path):
     assert [type(examples) for examples in chosen[1]] == [Streamed, Streamed]
     for cuts, streamed in zip(*chosen, strict=True):
         expect_same_examples(streamed, cuts)
+
+
+def test_images_that_do_not_train_do_not_count_for_whether_patches_fit(tmp_path, monkeypatch):
+    pairs = made((5, 1, 1), (23, 30))
+    role = pairs.split.role.copy()
+    role[2:] = np.where(role[2:] == TRAIN, TEST, role[2:])
+    ingest.write_pairs(tmp_path / "pairs.zarr", replace(pairs, split=Split(role, pairs.split.unit)), {})
+    asked = []
+    monkeypatch.setattr(examples, "resident_bytes", lambda *sizes: asked.append(sizes) or 0)
+    architecture = architectures.draw(
+        NetworkConfig(depth=3, width=2, radius_max=3), architectures.generator(1, 0), ndim=2, channels=1
+    )
+    load_examples(tmp_path / "pairs.zarr", CONFIG, architecture, np.random.default_rng(4), memory_bytes=10**9, device=CPU)
+    assert [(fields, training) for _, fields, _, training in asked] == [((5, 1, 1), 2)]
 
 
 @given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 2**31))
