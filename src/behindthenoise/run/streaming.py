@@ -2,6 +2,7 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,13 @@ def stream(store: Path, units: Int[np.ndarray, " unit"], config: TrainingConfig,
     grids, border = windows.lay_out(shape, config.patch, radius)
     kept = []
     for image in range(images):
-        for index, region in windows.places(grids):
-            counts = training_voxels(arrays, units, (image, *region))
-            if counts.any() and float((counts * windows.frame(grids, border, config.border_weight, index)).sum()) > 0:
-                kept.append(Place(image, index, region))
+        # windows that differ along the last axis alone are read as one, or each chunk would be read for every window in it
+        for lead, row in groupby(windows.places(grids), key=lambda place: place[1][:-1]):
+            line = training_voxels(arrays, units, (image, *lead, slice(None)))
+            for index, region in row:
+                counts = line[..., region[-1]]
+                if counts.any() and float((counts * windows.frame(grids, border, config.border_weight, index)).sum()) > 0:
+                    kept.append(Place(image, index, region))
     return Streamed(arrays, read_scale(store), grids, border, config.border_weight, kept, units, device)
 
 
