@@ -1,6 +1,7 @@
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
 
 from behindthenoise.io.geometry import Geometry
@@ -90,11 +91,10 @@ def test_a_certificate_with_rows_missing_is_refused():
         gather.promised(broken)
 
 
-def test_effective_samples_are_told_where_the_guarantee_knows_them():
-    assert [row["effective_samples"] for row in gather.promised(signed("cqr", 1, effective_samples=12.5))["thresholds"]] == [
-        12.5
-    ] * 4
-    assert all(row["effective_samples"] != row["effective_samples"] for row in gather.promised(signed("cqr", 1))["thresholds"])
+@pytest.mark.parametrize("name", ["effective_samples", "blocks"])
+def test_effective_samples_and_blocks_are_told_where_the_guarantee_knows_them(name):
+    assert [row[name] for row in gather.promised(signed("cqr", 1, **{name: 12.5}))["thresholds"]] == [12.5] * 4
+    assert np.isnan([row[name] for row in gather.promised(signed("cqr", 1))["thresholds"]]).all()
 
 
 def test_what_must_be_known_before_use_is_passed_on():

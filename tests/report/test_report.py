@@ -64,7 +64,15 @@ def certificate(names: Sequence[str], tokens: int, sides: Sequence[str]) -> Cert
         "grouped_by": ["token"],
         "threshold_unit": "counts",
         "thresholds": [
-            {**place, "threshold": -0.01234, "units": 20, "pixels": 20480, "effective_samples": 939.785, "rank": 18600}
+            {
+                **place,
+                "threshold": -0.01234,
+                "units": 20,
+                "pixels": 20480,
+                "effective_samples": 939.785,
+                "blocks": 18.25,
+                "rank": 18600,
+            }
             for place in places
         ],
         "alternatives": [
@@ -543,9 +551,14 @@ def test_the_certificate_has_a_row_for_every_channel_group_and_side() -> None:
     assert rows[0]["effective samples (independent pixels)"] == "939.8"
 
 
-def test_effective_samples_are_left_out_where_the_guarantee_asks_for_none() -> None:
-    unknown = [{**row, "effective_samples": NAN} for row in ONE.certificate["thresholds"]]
-    assert "effective samples (independent pixels)" not in printed(promising(ONE, thresholds=unknown), "thresholds")[0]
+@pytest.mark.parametrize(
+    ("key", "title"),
+    [("effective_samples", "effective samples (independent pixels)"), ("blocks", "blocks that show dependence")],
+)
+def test_grounds_are_left_out_where_the_guarantee_does_not_ask_for_them(key: str, title: str) -> None:
+    assert title in printed(ONE, "thresholds")[0]
+    unknown = [{**row, key: NAN} for row in ONE.certificate["thresholds"]]
+    assert title not in printed(promising(ONE, thresholds=unknown), "thresholds")[0]
 
 
 def test_a_guarantee_that_cannot_be_given_has_no_threshold_and_the_chosen_one_is_marked() -> None:

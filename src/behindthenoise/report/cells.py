@@ -189,13 +189,15 @@ def _certificate_tables(content: Content) -> dict[str, Printed]:
         Column("units", "calibration units", number),
         Column("pixels", "calibration pixels", number),
         Column("effective_samples", "effective samples (independent pixels)", number),
+        Column("blocks", "blocks that show dependence", number),
         Column("rank", "rank", number),
     )
     guarantees = [key for row in certificate["alternatives"][:1] for key in row if key not in ("channel", "groups", "side")]
     others = (
         Column(name, f"{name} (this one)" if name == certificate["guarantee"] else name, threshold_or_none) for name in guarantees
     )
-    known = [column for column in grounds if column.key != "effective_samples" or _is_known(certificate["thresholds"], column.key)]
+    # not every guarantee asks for every one of them
+    known = [column for column in grounds if _is_known(certificate["thresholds"], column.key)]
     return {
         "thresholds": _printed(certificate["thresholds"], (*place, *known)),
         "alternatives": _printed(certificate["alternatives"], (*place, *others)),

@@ -79,8 +79,9 @@ class Certificate(TypedDict):
     What is promised about the intervals, and on what grounds.
 
     `thresholds` has a row for every channel, class of groups and side: channel, groups, side, threshold, units, pixels,
-    effective_samples (independent pixels; NaN where the guarantee does not ask for them), rank. `alternatives` has the same rows
-    with channel, groups, side, and under the name of each guarantee the threshold that it would give; NaN where it cannot be given.
+    effective_samples (independent pixels), blocks (of three correlation radii, in which those were measured), rank; NaN where the
+    guarantee does not ask for one. `alternatives` has the same rows with channel, groups, side, and under the name of each
+    guarantee the threshold that it would give; NaN where it cannot be given.
     `threshold_unit` is the unit of both; `grouped_by` names what groups depend on, besides the channel.
     """
 

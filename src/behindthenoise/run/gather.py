@@ -197,6 +197,7 @@ def promised(signed: Mapping[str, Any]) -> dict[str, Any]:
             "units": record["units"],
             "pixels": record["pixels"],
             "effective_samples": record.get("effective_samples", math.nan),
+            "blocks": record.get("blocks", math.nan),
             "rank": record["rank"],
         }
         for record in signed["channels"]
