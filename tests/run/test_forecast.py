@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from behindthenoise.cli import main
-from behindthenoise.errors import MemoryLimitError
+from behindthenoise.errors import CalibrationError, MemoryLimitError, SplitError
 from behindthenoise.run import forecast
 
 CONFIG = {
@@ -34,7 +34,11 @@ def write(tmp_path):
 
 def test_tiles_shards_memory_and_storage_are_said(write, capsys):
     assert main(["plan", str(write())]) == 0
-    training, field, large, besides = capsys.readouterr().out.strip().split("\n\n")
+    split, training, field, large, besides = capsys.readouterr().out.strip().split("\n\n")
+    assert split == (
+        "split: 96 images of 40 x 48 voxels: train 50%, calibration 25%, test 25%; 9 voxels between roles\n"
+        "  24 images can carry guarantee pac, if they are alike"
+    )
     assert training.startswith("training: 5 members, each 7 steps of 4 patches of 40 x 48\n")
     assert re.search(r"a member on this (cpu|cuda) with 1 thread, [\d.]+ (s|minutes|hours) for all", training)
     assert field.startswith("volume field: 40 x 48 voxels, channels 2\n  1 tile of 40 x 48, halo")
@@ -66,7 +70,35 @@ def test_networks_that_are_not_timed_count_as_well(write, monkeypatch):
 def test_generated_pairs_and_a_measured_volume(write, tmp_path):
     np.save(tmp_path / "map.npy", np.zeros((2, 50, 60), np.float32))
     config = forecast.load(write(volumes={"map": {"noisy": {"path": str(tmp_path / "map.npy"), "axes": "channel y x"}}}))
-    assert list(forecast.fields(config)) == [forecast.Field("field", (40, 48), 2), forecast.Field("map", (50, 60), 2)]
+    assert list(forecast.fields(config, forecast.pairs_of(config))) == [
+        forecast.Field("field", (40, 48), 2),
+        forecast.Field("map", (50, 60), 2),
+    ]
+
+
+def test_a_split_that_leaves_nothing_of_a_role_is_refused(write):
+    with pytest.raises(SplitError, match="1 blocks with data cannot be shared among train, calibration and test"):
+        forecast.plan(write(synthetic={"shape": [40, 48], "images": 1}))
+
+
+def test_images_too_few_for_the_guarantee_are_refused(write):
+    with pytest.raises(CalibrationError, match="10 calibration images cannot promise 90 % coverage with guarantee 'rcps'"):
+        forecast.plan(write(synthetic={"shape": [40, 48], "images": 40}, calibration={"guarantee": "rcps"}))
+
+
+def test_what_is_masked_has_no_role(write, tmp_path):
+    """A square trains; of the strip below it the right half tests, but for what is too near to the left half, which calibrates."""
+    mask = np.zeros((64, 64), bool)
+    mask[:16, :16] = mask[48:, :] = True
+    np.save(tmp_path / "fast.npy", np.ones((64, 64), np.float32))
+    np.save(tmp_path / "mask.npy", mask)
+    scan = {"path": str(tmp_path / "fast.npy"), "axes": "y x"}
+    pairs = {"noisy": scan, "clean": scan, "mask": {"path": str(tmp_path / "mask.npy"), "axes": "y x"}}
+    regions = {"train": {"y": [0, 0.5]}, "calibration": {"y": [0.5, 1], "x": [0, 0.5]}, "test": {"y": [0.5, 1], "x": [0.5, 1]}}
+    path = write(pairs=pairs, synthetic=None, volumes={}, split={"by": "region", "regions": regions, "block": 16})
+    config = forecast.load(path)
+    line, _ = forecast.divided(config, forecast.pairs_of(config))
+    assert line == "split: 1 image of 64 x 64 voxels: train 6%, calibration 12%, test 9%; 9 voxels between roles"
 
 
 def test_training_takes_as_long_as_its_steps(write, monkeypatch):

@@ -73,6 +73,13 @@ def split(config: SplitConfig, mask: Bool[np.ndarray, " image *space"], gap: int
     return Split(role=role, unit=np.where(role == UNUSED, np.int32(-1), unit))
 
 
+def gap_of(config: SplitConfig, radius: int) -> int:
+    """Voxels between two roles of one image: as configured, or so many that no receptive field of this radius sees both."""
+    if config.by == "image":
+        return 0
+    return 2 * radius + 1 if config.gap == "auto" else config.gap
+
+
 def check_no_leak(split: Split, gap: int) -> None:
     """
     Nothing, if the roles are as far apart as promised; computed by another way than the gap itself.

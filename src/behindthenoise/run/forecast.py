@@ -3,22 +3,27 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 
 from behindthenoise.config import Config, load
 from behindthenoise.core import architecture as architectures
 from behindthenoise.core import memory, patches, tiling, windows
+from behindthenoise.core import split as splitting
 from behindthenoise.core.architecture import Architecture
+from behindthenoise.core.calibration.thresholds import expect_enough
+from behindthenoise.core.calibration.units import box_around
 from behindthenoise.core.network import Network
 from behindthenoise.core.training import Training
 from behindthenoise.io.finished import PRIMARIES
-from behindthenoise.io.geometry import told_by
+from behindthenoise.io.geometry import Axes, told_by
 from behindthenoise.io.volumes import STATISTICS
 from behindthenoise.run import check, fetch, ingest, place
 from behindthenoise.run import networks as on_disk
@@ -38,9 +43,24 @@ class Field:
     channels: int
 
 
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Number of fast scans, where there are data, axes, and what the sources tell of their voxels."""
+
+    scans: int
+    mask: Bool[np.ndarray, " image *space"]
+    axes: Axes
+    told: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape of one image."""
+        return self.mask.shape[1:]
+
+
 def plan(path: Path) -> str:
     """
-    Time of training, tiles, memory, storage and time of every volume, and what the workflow itself takes, in words.
+    What trains and calibrates, time of training, tiles, memory, storage and time of every volume, and what the workflow takes.
 
     Raises
     ------
@@ -48,9 +68,14 @@ def plan(path: Path) -> str:
         If the configuration is wrong, a source cannot be read, or a volume does not fit the memory.
     """
     config = load(path)
-    every = list(fields(config))
+    pairs = pairs_of(config)
+    every = list(fields(config, pairs))
     drawn = drawn_of(config, every[0])
-    blocks = [training(config, drawn, every[0]), *(described(config, drawn, field) for field in every)]
+    blocks = [
+        divided(config, pairs),
+        training(config, drawn, every[0]),
+        *(described(config, drawn, field) for field in every),
+    ]
     return "\n\n".join("\n".join(block) for block in [*blocks, besides(config)])
 
 
@@ -77,17 +102,35 @@ def drawn_of(config: Config, field: Field) -> list[Architecture]:
     return [architectures.draw(config.network, random, ndim=len(field.shape), channels=field.channels) for random in generators]
 
 
-def fields(config: Config) -> Iterator[Field]:
-    """The field of the pairs, then the volumes; of sources only the metadata are read, and they must fit together."""
+def pairs_of(config: Config) -> Pairs:
+    """What is known of the pairs from the metadata of their sources, which must fit together, and from the mask."""
     if config.pairs is not None:
-        noisy, slow, _, axes = ingest.opened(config.pairs)
-        own, told = slow.shape[3:], ingest.told_by_both(noisy, slow)
-    else:
-        assert config.synthetic is not None
-        axes, own, told = ingest.generated_axes(config.synthetic), config.synthetic.shape, {}
+        noisy, slow, lazy_mask, axes = ingest.opened(config.pairs)
+        mask = ingest.read_mask_of(config.pairs, lazy_mask, (slow.shape[0], *slow.shape[3:]))
+        return Pairs(noisy.shape[1], mask, axes, ingest.told_by_both(noisy, slow))
+    assert config.synthetic is not None
+    mask = np.ones((config.synthetic.images, *config.synthetic.shape), bool)
+    return Pairs(config.synthetic.scans, mask, ingest.generated_axes(config.synthetic), {})
+
+
+def divided(config: Config, pairs: Pairs) -> Iterator[str]:
+    """What trains, calibrates and tests, and whether that can carry the guarantee."""
+    gap = splitting.gap_of(config.split, config.network.radius_max)
+    split = splitting.split(config.split, pairs.mask, gap)
+    calibrates = split.role == splitting.CALIBRATION
+    boxes = [box_around(image) for image in calibrates]
+    units = expect_enough(config.calibration, pairs.axes.value_unit, boxes, pairs.scans * int(calibrates.sum()))
+    counts = ", ".join(f"{name} {np.mean(split.role == value):.0%}" for name, value in splitting.ROLES.items())
+    yield f"split: {_count(len(pairs.mask), 'image')} of {_times(pairs.shape)} voxels: {counts}; {gap} voxels between roles"
+    yield f"  {units} can carry guarantee {config.calibration.guarantee}, if they are alike"
+
+
+def fields(config: Config, pairs: Pairs) -> Iterator[Field]:
+    """The field of the pairs, then the volumes; of sources only the metadata are read, and they must fit together."""
+    axes = pairs.axes
     check.expect_channels(config.regions, axes.channels)
-    trained, count = place.of_pairs(config.pairs, axes, told), len(axes.channels)
-    yield Field("field", tuple(own), count)
+    trained, count = place.of_pairs(config.pairs, axes, pairs.told), len(axes.channels)
+    yield Field("field", pairs.shape, count)
     for name, volume in config.volumes.items():
         if volume.synthetic is not None:
             place.of_volume(volume, None, trained, {})

@@ -46,8 +46,7 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
     fields = read(spec.part("pairs", PairsConfig)) if generated is None else generate(generated)
     noisy, clean, axes = fields.noisy, fields.clean, fields.axes
     splitting_config = spec.get("split", SplitConfig)
-    gap = 2 * spec.get("network.radius_max", int) + 1 if splitting_config.gap == "auto" else splitting_config.gap
-    gap = 0 if splitting_config.by == "image" else gap
+    gap = splitting.gap_of(splitting_config, spec.get("network.radius_max", int))
     split = splitting.split(splitting_config, fields.mask, gap)
     splitting.check_no_leak(split, gap)
     trains = split.role == splitting.TRAIN
@@ -116,11 +115,7 @@ def read(config: PairsConfig) -> Fields:
     clean, extra = averaged(slow)
     with reading(noisy.attrs["origin"], clean.attrs["origin"]):
         values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
-    if config.mask is None or lazy_mask is None:
-        mask = np.ones((*clean.shape[:1], *clean.shape[2:]), bool)
-    else:
-        with reading(config.mask.path):
-            mask = lazy_mask.to_numpy().copy()
+    mask = read_mask_of(config, lazy_mask, (*clean.shape[:1], *clean.shape[2:]))
     for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
         expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
     return Fields(values["noisy"], values["clean"], mask, axes, extra, told_by_both(noisy, slow))
@@ -149,6 +144,14 @@ def opened(config: PairsConfig) -> tuple[xr.DataArray, xr.DataArray, xr.DataArra
     named = [tuple(str(name) for name in array.coords["channel"].to_numpy()) for array in (slow, noisy)]
     names = next((row for row in named if not all(name.isdecimal() for name in row)), named[0])
     return noisy, slow, mask, Axes(space, names, config.value_unit)
+
+
+def read_mask_of(config: PairsConfig, mask: xr.DataArray | None, shape: tuple[int, ...]) -> Bool[np.ndarray, " image *space"]:
+    """Where the pairs carry data: everywhere, unless there is a mask."""
+    if config.mask is None or mask is None:
+        return np.ones(shape, bool)
+    with reading(config.mask.path):
+        return mask.to_numpy().copy()
 
 
 def told_by_both(noisy: xr.DataArray, slow: xr.DataArray) -> dict[str, dict[str, Any]]:
