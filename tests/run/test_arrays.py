@@ -364,6 +364,7 @@ def test_one_image_speaks_of_its_specimen_alone(tmp_path, ndim):
     assert "The promise is about this specimen" in found["statement"]
     assert found["basis"]["one_field"] and found["basis"]["kind"] == "block"
     assert found["thresholds"][0]["design_effect"] > 1.5
+    assert found["basis"]["blocks"] == min(row["blocks"] for row in found["thresholds"])
 
 
 def test_the_certificate_says_what_it_was_made_from(tmp_path):

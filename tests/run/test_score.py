@@ -9,6 +9,7 @@ import pytest
 from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration import survey
 from behindthenoise.core.calibration.histogram import Histogram, values
+from behindthenoise.core.calibration.survey import Dependence
 from behindthenoise.core.calibration.units import Units
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN
 from behindthenoise.errors import CalibrationError
@@ -141,6 +142,32 @@ def test_dependence_is_measured_where_a_field_is_all_there_is(simulate, make):
     expected = survey.measure([survey.Part(scores[box], groups[box])], 3)
     np.testing.assert_allclose(auto.dependence[1, 0].effects, expected.effects, rtol=1e-9)
     np.testing.assert_allclose(auto.dependence[1, 0].blocks, expected.blocks, rtol=1e-9)
+
+
+def test_the_certificate_names_the_fewest_blocks_and_warns_of_them(simulate, make):
+    experiment = make(simulate((40, 60), reach=3.0))
+    asked = {"coverage": 0.6, "failure": 0.4, "groups": []}
+    experiment.score(**asked)
+    _, _, certificate = experiment.calibrate(**asked)
+    blocks = [row["blocks"] for row in certificate["channels"]]
+    assert certificate["basis"]["blocks"] == min(blocks) < 5
+    assert any(f"worth no more than {min(blocks):.2g} blocks" in line for line in certificate["warnings"])
+    experiment.score(**asked, unit="block", block=4)
+    _, _, counted = experiment.calibrate(**asked, unit="block", block=4)
+    assert counted["basis"]["blocks"] is None
+
+
+def test_the_scan_has_the_room_that_its_own_blocks_ask_for(simulate, make):
+    counted = make(simulate((40, 60), reach=2.0)).score()
+    config = CalibrationConfig(coverage=0.8, failure=0.1)
+
+    def threshold(blocks):
+        dependence = Dependence(counted.noisy_dependence.effects, np.full_like(counted.noisy_dependence.blocks, blocks))
+        return calibrate.noisy_threshold(config, replace(counted, noisy_dependence=dependence), 0)
+
+    assert threshold(1.0) > threshold(20.0) > threshold(1e9)
+    few = counted.noisy_dependence.at(0.2)[1]
+    assert calibrate.noisy_threshold(config, counted, 0) == threshold(few)
 
 
 def test_dependence_is_measured_where_calibration_voxels_lie(simulate, make, monkeypatch):

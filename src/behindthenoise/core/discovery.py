@@ -148,7 +148,7 @@ def effect(
     Voxels for each independent one in few fields, by how far false voxels depend on each other; at least 1.
 
     It is the largest over all false voxels, and those of most evidence. How much their number varies is estimated in two ways, as
-    `survey.effects` does, and the larger counts.
+    `survey.measure` does, and the larger counts.
 
     Parameters
     ----------

@@ -108,7 +108,7 @@ def test_blocks_shorter_than_three_radii_are_warned_of(edge, short):
     assert warnings(asked(), replace(basis, kind="image"), []) == []
 
 
-@pytest.mark.parametrize(("blocks", "few"), [(0.25, True), (4.9, True), (5.0, False)])
+@pytest.mark.parametrize(("blocks", "few"), [(1.0, True), (4.9, True), (5.0, False)])
 def test_a_field_of_few_correlation_lengths_is_warned_of(blocks, few):
     found = warnings(asked(), replace(ONE_FIELD, blocks=blocks), [])
     assert bool(found) == few

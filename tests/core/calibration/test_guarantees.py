@@ -107,7 +107,7 @@ def test_a_field_that_is_worth_too_little_is_refused(worth):
     assert pac(histogram(dependent(1, 5000)), replace(REQUEST, design=21.9)).record["rank"] <= 5000
 
 
-@pytest.mark.parametrize(("blocks", "freedom"), [(0.3, 2), (5.0, 2), (9.0, 4), (41.0, 20), (inf, inf)])
+@pytest.mark.parametrize(("blocks", "freedom"), [(1.0, 2), (5.0, 2), (9.0, 4), (41.0, 20), (inf, inf)])
 def test_what_was_measured_in_few_blocks_has_the_room_of_students_law(blocks, freedom):
     """As many deviations of the normal law above the target as Student's law has for the failure asked."""
     worth = 1e7  # coverage is Gaussian
@@ -115,6 +115,13 @@ def test_what_was_measured_in_few_blocks_has_the_room_of_students_law(blocks, fr
     assert found.record["effective_samples"] == 5000
     deviations = (float(found.record["level"]) - 0.9) / sqrt(0.09 / 5000)
     assert deviations == pytest.approx(stats.t.ppf(0.9, freedom), rel=0.03)
+
+
+def test_what_hardly_anything_could_promise_is_refused_and_not_a_fault_of_arithmetic():
+    """Student's law for two degrees of freedom is so wide there that its normal counterpart is 0 in double precision."""
+    rows = histogram(dependent(1, 5000))
+    with pytest.raises(CalibrationError, match="cannot promise 95 % coverage"):
+        pac(rows, replace(REQUEST, miscoverage=Fraction(1, 20), failure=Fraction(1, 10_000), design=5000.0, blocks=5.0))
 
 
 def test_where_no_pixel_has_the_rank_that_few_blocks_ask_for_the_error_says_how_many_it_takes():

@@ -132,7 +132,7 @@ def test_one_field_keeps_its_promise_by_the_integral_range(length):
 
 @pytest.mark.parametrize("length", [3, 6])
 def test_a_small_field_keeps_its_promise_though_it_shows_little_of_its_dependence(length):
-    """16 or fewer blocks of three correlation radii; taken for certain, what they show of their dependence fails too often."""
+    """4 to 36 blocks of three correlation radii; taken for certain, what the fewest show of their dependence fails too often."""
     repetitions = 600
     coverage = fields(length, repetitions, 64)
     assert np.mean(coverage["pac, workflow"] < 0.9) <= allowed(0.11, repetitions)

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from behindthenoise.config import CalibrationConfig
-from behindthenoise.core.calibration.guarantees import FEWEST_BLOCKS
+from behindthenoise.core.calibration.guarantees import FEWEST_BLOCKS, FEWEST_UNITS
 from behindthenoise.core.calibration.ranks import percent
+from behindthenoise.core.calibration.survey import LARGEST
 from behindthenoise.core.calibration.units import Kind
 
 
@@ -144,7 +145,8 @@ def warnings(config: CalibrationConfig, basis: Basis, flagged: Sequence[str]) ->
         found.append(
             f"Of some channel or group, the calibration voxels are worth no more than {basis.blocks:.2g} blocks of three "
             "correlation radii (`blocks` of each threshold): so few hardly show how far misses depend on each other, and the "
-            "promise may fail more often than it says. A larger calibration field, or several, would show it."
+            f"promise may fail more often than it says. A larger calibration field would show it, up to the {LARGEST} voxels that "
+            f"are looked at, and {FEWEST_UNITS} images would be units themselves."
         )
     if config.guarantee == "pooled":
         found.append("Guarantee 'pooled' counts every pixel as independent, which those of an image are not: it promises nothing.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
 from math import ceil, inf, log, log1p, sqrt
+from sys import float_info
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -305,7 +306,7 @@ def _guarded(request: Request, measured: float, equal: float) -> tuple[float, fl
 
 def _student(request: Request, freedom: float) -> float:
     """Failure to ask of Gaussian errors, so that it is the one asked for where their variance is known by so many degrees."""
-    return float(ndtr(-stdtrit(freedom, 1 - float(request.failure))))
+    return max(float(ndtr(-stdtrit(freedom, 1 - float(request.failure)))), float_info.min)
 
 
 def _units_for_a_rank(request: Request, measured: float, sizes: Int64[np.ndarray, " unit"]) -> int:
@@ -321,7 +322,8 @@ def _units_for_a_rank(request: Request, measured: float, sizes: Int64[np.ndarray
 def _within_field(request: Request, measured: float, pixels: int) -> tuple[float, float]:
     """Effective samples and raised level of one field."""
     effective = min(measured, float(pixels))
-    # From here on the largest of so many independent scores would do.
+    # From here on the largest of so many independent scores would do if their number were certain. Where it is not, the level may
+    # be beyond the largest of so many: there are more dependent scores than that, and simulations bear it out.
     least = log(request.failure) / log(1 - request.miscoverage)
     if effective >= least:
         failure = _student(request, (max(request.blocks, FEWEST_BLOCKS) - 1) / 2)

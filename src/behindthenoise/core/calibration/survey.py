@@ -86,8 +86,8 @@ class Dependence:
     effects
         Pixels for each independent one; at least 1.
     blocks
-        Blocks of three correlation radii in which that was measured: those that hold unequal parts of the voxels count as fewer
-        equal ones.
+        Blocks of three correlation radii in the parts of the fields that were looked at (`LARGEST`): those that hold unequal parts
+        of the voxels count as fewer equal ones.
     """
 
     effects: Float64[np.ndarray, " *what miss"]
