@@ -166,7 +166,7 @@ def test_the_scan_has_the_room_that_its_own_blocks_ask_for(simulate, make):
         return calibrate.noisy_threshold(config, replace(counted, noisy_dependence=dependence), 0)
 
     assert threshold(1.0) > threshold(20.0) > threshold(1e9)
-    few = counted.noisy_dependence.at(0.2)[1]
+    few = counted.noisy_dependence[0].at(0.2)[1]
     assert calibrate.noisy_threshold(config, counted, 0) == threshold(few)
 
 
