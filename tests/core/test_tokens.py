@@ -187,6 +187,20 @@ def test_halves_agree_on_what_is_there_and_not_on_noise():
     assert agreed[1] < 0.3
 
 
+def test_seeds_agree_as_several_others_do_on_average():
+    random = np.random.default_rng(1)
+    latents = [random.normal(size=(400, 2)).astype(np.float32) for _ in range(2)]
+    sampled = Sampled(latents, random.integers(0, 400, size=(3000, 2)), random.normal(size=400))
+    points = embed(fit_projection(latents, 2)[0], latents)
+    trees = [fit_tree(points, sampled.pairs, sampled.intensity, 6, seed) for seed in range(5)]
+    own, *others = (tree.levels[:, nearest(tree, points.T)[0].astype(int) - 1] for tree in trees)
+    agreement = [[adjusted_rand_score(own[level], other[level]) for level in range(6)] for other in others]
+    found = stability(sampled, trees[0], 2, 0)
+    np.testing.assert_allclose(found.seeds, np.mean(agreement, axis=0))
+    assert np.std(agreement, axis=0).max() > 0.01, "one of them would not do"
+    np.testing.assert_array_equal(found.others[0], others[0])
+
+
 def test_one_in_a_hundred_of_what_is_not_new_is_beyond_a_novelty_of_99_percent():
     random = np.random.default_rng(0)
     points = random.normal(size=(20000, 2)).astype(np.float32)

@@ -595,7 +595,7 @@ def test_a_number_of_tokens_that_is_not_agreed_on_is_told_where_they_stand() -> 
 
     assert page._doubt(QUICK) == ""
     assert page._doubt(replace(QUICK, stability=[])) == ""
-    told = "Other fits do not agree on these 3 tokens (adjusted Rand index with another seed 0.85, between halves"
+    told = "Other fits do not agree on these 3 tokens (adjusted Rand index with other seeds 0.85, between halves"
     for agreed, hint in ((), "No other number is agreed on either; more networks may help."), ((2, 4), "Agreed on: 2, 4."):
         doubt = page._doubt(replace(QUICK, stability=rows(*agreed)))
         assert doubt.startswith(told) and doubt.endswith(hint)

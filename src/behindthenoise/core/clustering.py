@@ -13,6 +13,7 @@ from behindthenoise.core.projection import fit_projection
 from behindthenoise.core.tokens import TokenModel, TokenTree, nearest
 
 STARTS = 10  # of k-means; the best is kept
+SEEDS = 4  # other seeds that a clustering is compared with: one alone may agree or differ by chance
 STEPS = 4  # of the walk that decides which tokens are joined
 STABLE = 0.9  # agreement of seeds, and of halves of the ensemble, from which on a number of tokens counts as found
 
@@ -142,13 +143,13 @@ class Stability:
     Attributes
     ----------
     seeds
-        For each level, adjusted Rand index between the tokens and those of another seed of the clustering.
+        For each level, adjusted Rand index between the tokens and those of other seeds of the clustering, on average.
     halves
         The same between the tokens of one half of the members and those of the other half; NaN with fewer than two members.
     neighbours
         The same between a level and the next finer one; NaN for the finest.
     others
-        Tokens of every sampled voxel by the other seed and by both halves, (fit, level, n).
+        Tokens of every sampled voxel by another seed and by both halves, (fit, level, n).
     """
 
     seeds: Float[np.ndarray, " level"]
@@ -159,25 +160,27 @@ class Stability:
 
 def stability(sampled: Sampled, tree: TokenTree, components: int, seed: int) -> Stability:
     """
-    Agreement of a tree with one of another seed, and of the trees of two halves of the ensemble with each other.
+    Agreement of a tree with those of other seeds, and of the trees of two halves of the ensemble with each other.
 
     References
     ----------
     Hubert & Arabie (1985), Journal of Classification 2, 193-218, for the adjusted Rand index.
     """
     members = range(len(sampled.latents))
-    parts = [(members, seed + 1)] + ([(members[0::2], seed), (members[1::2], seed)] if len(members) > 1 else [])
-    own = _levels(sampled, members, components, tree)
-    finest = len(tree.levels)
-    others = []
-    for chosen, other_seed in parts:
+    own, finest = _levels(sampled, members, components, tree), len(tree.levels)
+
+    def fitted(chosen: Sequence[int], other: int) -> UInt8[np.ndarray, " level n"]:
         points = _embedded(sampled, chosen, components)
-        others.append(
-            _levels(sampled, chosen, components, fit_tree(points, sampled.pairs, sampled.intensity, finest, other_seed % 2**32))
-        )
-    halves = np.full(finest, np.nan) if len(others) < 3 else _agreement(others[1], others[2])
-    neighbours = np.append(_agreement(own[:-1], own[1:]), np.nan)
-    return Stability(_agreement(own, others[0]), halves, neighbours, np.stack(others))
+        return _levels(sampled, chosen, components, fit_tree(points, sampled.pairs, sampled.intensity, finest, other % 2**32))
+
+    seeds = [fitted(members, seed + number) for number in range(1, SEEDS + 1)]
+    halves = [fitted(members[start::2], seed) for start in (0, 1)] if len(members) > 1 else []
+    return Stability(
+        np.mean([_agreement(own, other) for other in seeds], axis=0),
+        _agreement(*halves) if halves else np.full(finest, np.nan),
+        np.append(_agreement(own[:-1], own[1:]), np.nan),
+        np.stack([seeds[0], *halves]),
+    )
 
 
 def choose_count(found: Stability, memory: Float[np.ndarray, " level"]) -> int:

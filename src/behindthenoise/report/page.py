@@ -449,7 +449,7 @@ def _doubt(content: Content) -> str:
     others = [str(number) for number, row in rows.items() if row["agreed_on"] == "yes"]
     hint = f"Agreed on: {', '.join(others)}." if others else "No other number is agreed on either; more networks may help."
     return (
-        f"Other fits do not agree on these {count} tokens (adjusted Rand index with another seed {number(seeds, digits=2)}, "
+        f"Other fits do not agree on these {count} tokens (adjusted Rand index with other seeds {number(seeds, digits=2)}, "
         f"between halves of the ensemble {number(halves, digits=2)}, wanted 0.9): other networks may cut them in other ways. {hint}"
     )
 
