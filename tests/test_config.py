@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from behindthenoise import config
 from behindthenoise.config import CalibrationConfig, Config, load, parse
+from behindthenoise.config.messages import types_in
 from behindthenoise.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -293,7 +294,7 @@ def described(model, path=""):
     """Every field of the configuration with its description."""
     for name, field in model.model_fields.items():
         yield f"{path}{name}", field.description
-        for kind in config._types_in(field.annotation):
+        for kind in types_in(field.annotation):
             if isinstance(kind, type) and issubclass(kind, config.Section):
                 yield from described(kind, f"{path}{name}.")
 

@@ -107,26 +107,35 @@ def test_a_shared_module_changes_all_that_share_it(package):
     assert {"tokenize", "calibrate", "train", "ingest", "finish"} <= stages
 
 
-@pytest.mark.parametrize("name", ["config.py", "stages.py", "errors.py", "cli.py", "provenance.py"])
+@pytest.mark.parametrize("name", ["config/__init__.py", "config/data.py", "stages.py", "errors.py", "cli.py", "provenance.py"])
 def test_modules_that_only_carry_settings_change_nothing(package, name):
     assert changed(package, name, lambda text: text + "\nADDED = 1\n") == set()
 
 
 def test_what_the_config_computes_counts_where_it_is_used(package):
     assert changed(
-        package, "config.py", replace("    def finest_of(self, voxels: int)", "    def finest_of(self, voxels: int, more: int = 0)")
+        package,
+        "config/tokens.py",
+        replace("    def finest_of(self, voxels: int)", "    def finest_of(self, voxels: int, more: int = 0)"),
     ) == {stage for stage in STAGES if "config.TokensConfig" in imports_of(stage) or "config.Config" in imports_of(stage)}
-    assert changed(package, "config.py", replace('description="Fast scans of each image."', 'description="Scans."')) == set()
+    assert changed(package, "config/data.py", replace('description="Fast scans of each image."', 'description="Scans."')) == set()
 
 
 def test_a_constant_of_the_config_counts_where_it_is_used(package):
     stages = changed(
         package,
-        "config.py",
+        "config/section.py",
         replace('SPACE_AXES: tuple[Space, ...] = ("z", "y", "x")', 'SPACE_AXES: tuple[Space, ...] = ("x", "y", "z")'),
     )
     assert {stage for stage in STAGES if "config.SPACE_AXES" in imports_of(stage)} <= stages
     assert "ingest" in stages and "report" not in stages
+
+
+def test_no_two_modules_of_the_config_define_one_name():
+    """What is imported from the config is looked up by its name alone."""
+    names = [name for path in (PACKAGE / "config").glob("*.py") for name in provenance._defined_in(path.read_bytes())]
+    names = [name for name in names if name != "__all__"]
+    assert len(set(names)) == len(names) > 20
 
 
 def imports_of(stage):

@@ -120,7 +120,7 @@ def _closure(module: str) -> set[str]:
 
 def _computed(imported: set[str]) -> list[str]:
     """What the classes and functions that are imported from the config compute, and those that they are made of."""
-    known, waiting = _definitions(), [name.partition(".")[2] for name in imported]
+    known, waiting = _definitions(), [name.rpartition(".")[2] for name in imported]
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -138,7 +138,11 @@ def _definitions() -> dict[str, Facts]:
     Of a class, its public methods are its code; fields and validators are not, as what they make of a value stands in
     specifications.
     """
-    source, known = _path(CONFIG).read_bytes(), _remembered()
+    return {name: facts for path in sorted((ROOT / CONFIG).glob("*.py")) for name, facts in _defined_in(path.read_bytes()).items()}
+
+
+def _defined_in(source: bytes) -> dict[str, Facts]:
+    known = _remembered()
     key = f"{hashlib.sha256(source).hexdigest()} definitions"
     if key not in known:
         body = ast.parse(source).body
