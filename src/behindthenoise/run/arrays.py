@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float32, Int64, Shaped
 from behindthenoise.core.calibration.units import Units
 from behindthenoise.errors import ConfigError, SourceError
 from behindthenoise.io import stores
+from behindthenoise.io.formats.numpy_files import NpyFile
+from behindthenoise.io.formats.stored import ArrayLike
+from behindthenoise.io.formats.zarr_stores import ZARR_ERRORS
 from behindthenoise.io.record import file_digest
-from behindthenoise.io.sources import ZARR_ERRORS, ArrayLike, NpyFile
 
 LAYOUTS = ("y x", "z y x", "image y x", "image z y x")
 # Voxels that are computed on at a time: they stay in a processor's cache.
