@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from behindthenoise.core.calibration.dependence import integral_range
+from behindthenoise.core.calibration.dependence import Lags
 from behindthenoise.core.calibration.histogram import Histogram, keys, values
 from behindthenoise.core.calibration.survey import variance_by_blocks
 
@@ -156,17 +156,17 @@ def effect(
         Evidence of the false voxels of each field in every scan, 0 or less for all others, and which voxels calibrate.
     """
     wrong = np.concatenate([evidence[:, valid].ravel() for evidence, valid in fields])
-    total, voxels = wrong.size, sum(int(valid.sum()) for _, valid in fields)
+    total = wrong.size
     wrong = wrong[wrong > 0]
-    found = 1.0
+    found, lags = 1.0, Lags([valid for _, valid in fields])
     for part in PARTS if wrong.size else ():
         cut = np.quantile(wrong, 1 - part, method="inverted_cdf") if part < 1 else 0
         share = float((wrong > cut).sum() / total)
         if share == 0:
             continue
         residuals = [((evidence > cut) & valid).sum(axis=0) - share * len(evidence) * valid for evidence, valid in fields]
-        spread = integral_range([(residual, valid) for residual, (_, valid) in zip(residuals, fields, strict=True)])
-        variance = max(voxels * spread.variance * spread.range_voxels, variance_by_blocks(residuals))
+        spread = lags.range_of(residuals)
+        variance = max(lags.voxels * spread.variance * spread.range_voxels, variance_by_blocks(residuals))
         found = max(found, variance / (share * (1 - share) * total))
     return found
 

@@ -369,7 +369,7 @@ def read_parts(arrays: Arrays, rules: Rules, boxes: Sequence[Box | None]) -> lis
     present = [(image, box) for image, box in enumerate(boxes) if box is not None]
     parts: list[list[survey.Part]] = [[] for _ in range(rules.score.sides)]
     for image, box in present:
-        window = survey.fullest(arrays.valid(image), box, survey.LARGEST // len(present))
+        window = survey.fullest(arrays.valid(image), box, survey.room(len(present), rules.score.sides))
         voxels = arrays.voxels_in((slice(image, image + 1), *window))
         rows, ids = score_voxels(rules, voxels)
         group = np.full(voxels.chosen.shape, -1, np.int16)

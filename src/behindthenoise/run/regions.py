@@ -215,7 +215,8 @@ class Judged:
         """A part of each field that fits into memory, as `survey` looks at it."""
         present = [(image, box) for image, box in enumerate(self.source.boxes(int(CALIBRATION))) if box is not None]
         for image, box in present:
-            yield image, survey.fullest(np.asarray(self.source.role[image]) == CALIBRATION, box, survey.LARGEST // len(present))
+            largest = survey.room(len(present), self.source.scans)
+            yield image, survey.fullest(np.asarray(self.source.role[image]) == CALIBRATION, box, largest)
 
     def false_map(self, limit: Limit, image: int, window: Box) -> tuple[np.ndarray, np.ndarray]:
         """Evidence of the false voxels in a part of one field, 0 elsewhere, in every scan; and which voxels calibrate."""

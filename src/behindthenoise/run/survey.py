@@ -84,11 +84,12 @@ def read_parts(
 ) -> tuple[list[list[list[survey.Part]]], list[list[survey.Part]]]:
     """Middle of each field with scores and groups, for every channel and side; and that of the noisy scan, for every channel."""
     present = [(image, box) for image, box in enumerate(boxes) if box is not None]
+    largest = survey.room(len(present), source.scans * sum(1 + score.sides for score in rules.scores)) if present else 0
     parts: list[list[list[survey.Part]]] = [[[] for _ in range(score.sides)] for score in rules.scores]
     noisy_parts: list[list[survey.Part]] = [[] for _ in rules.scores]
     for image, box in present:
         chosen = np.asarray(source.role[image]) == CALIBRATION
-        window = survey.fullest(chosen, box, survey.LARGEST // len(present))
+        window = survey.fullest(chosen, box, largest)
         shape, start = tuple(part.stop - part.start for part in window), np.array([part.start for part in window])[:, None]
         values = [np.zeros((score.sides, source.scans, *shape), np.float32) for score in rules.scores]
         group = np.full((len(rules.scores), source.scans, *shape), -1, np.int16)

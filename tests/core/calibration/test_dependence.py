@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from behindthenoise.core.calibration import dependence
 from behindthenoise.core.calibration.dependence import (
     NEGLIGIBLE,
     block_edge,
@@ -58,8 +59,9 @@ def smooth(shape, edge, random):
 
 
 @settings(deadline=None)
-@given(st.data(), shapes, st.integers(1, 2))
-def test_the_integral_range_is_what_all_pairs_of_voxels_give(data, shape, count):
+@given(st.data(), shapes, st.integers(1, 2), st.sampled_from([1, 2, 3, dependence.REACH]))
+def test_the_integral_range_is_what_all_pairs_of_voxels_give(data, shape, count, reach):
+    """However far one looks at first."""
     fields = []
     for _ in range(count):
         miss = data.draw(arrays.arrays(np.float64, shape, elements=st.sampled_from([0.0, 0.5, 1.0])))
@@ -68,7 +70,9 @@ def test_the_integral_range_is_what_all_pairs_of_voxels_give(data, shape, count)
     values = np.concatenate([miss[valid] for miss, valid in fields])
     if values.size and np.ptp(values) > 0:
         total, radius, variance = slow_range(fields)
-        found = integral_range(fields)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dependence, "REACH", reach)
+            found = integral_range(fields)
         assert found.radius == radius
         assert found.range_voxels == pytest.approx(total, abs=1e-9)
         assert found.variance == pytest.approx(variance)

@@ -17,13 +17,17 @@ from behindthenoise.core.calibration.groups import Groups
 from behindthenoise.core.calibration.histogram import Histogram
 from behindthenoise.core.calibration.scores import Score, scores
 from behindthenoise.core.calibration.survey import (
+    FEWEST,
+    LARGEST,
     MISSES,
+    VALUES,
     Dependence,
     Part,
     correlation_radius,
     fullest,
     measure,
     middle,
+    room,
     stacked,
     union_effect,
 )
@@ -120,6 +124,13 @@ def test_where_dependence_is_measured_there_are_voxels_of_the_role(shape, larges
     # the fullest window overlaps 2 of its neighbours along each axis, which together hold what it does
     assert chosen[found].sum() >= most / 2 ** len(shape)
     assert chosen[found].sum() >= chosen[first].sum()
+
+
+def test_what_is_looked_at_fits_into_memory_and_is_never_less_than_a_small_field():
+    assert room(1, 1) == room(1, VALUES // LARGEST) == LARGEST
+    assert room(4, 1) == LARGEST // 4
+    assert room(1, 90) == VALUES // 90
+    assert room(1, 1000) == FEWEST
 
 
 def test_where_all_calibrates_dependence_is_measured_in_the_middle():

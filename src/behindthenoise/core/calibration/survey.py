@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int16
 
-from behindthenoise.core.calibration.dependence import Range, block_edge, equal_units, integral_range
+from behindthenoise.core.calibration.dependence import Lags, block_edge, equal_units
 
-# Voxels that are looked at: 512 x 512, or 64 x 64 x 64. Correlations reach a few dozen voxels, and each group takes a transform.
-LARGEST = 1 << 18
+# Voxels that are looked at: 1024 x 1024, or about 100 x 100 x 100; fewer where they have many values (channels, sides, scans), but
+# never fewer than 512 x 512, or 64 x 64 x 64.
+LARGEST, VALUES, FEWEST = 1 << 20, 1 << 25, 1 << 18
 # Edges of the blocks whose sums are compared: from this one on, doubled while so many fit.
 SHORTEST, ENOUGH_BLOCKS = 16, 16
 # Share of misses whose correlation decides how large a block is, whatever coverage is asked for.
@@ -36,6 +37,11 @@ class Part:
 
     scores: Float32[np.ndarray, " scan *space"]
     group: Int16[np.ndarray, " scan *space"]
+
+
+def room(fields: int, values: int) -> int:
+    """Voxels that are looked at in each of so many fields, where each voxel has so many values that are held in memory."""
+    return min(LARGEST, max(FEWEST, VALUES // values)) // fields
 
 
 def middle(box: tuple[slice, ...], largest: int) -> tuple[slice, ...]:
@@ -73,7 +79,7 @@ def blocks(sides: Iterable[Sequence[Part]], asked: int | Literal["auto"]) -> tup
 
 def correlation_radius(parts: Sequence[Part], miss: float) -> int:
     """Distance in voxels over which misses are correlated, whatever their group."""
-    return _range(parts, _residuals(parts, [part.group >= 0 for part in parts], miss)).radius
+    return _lags(parts).range_of(_residuals(parts, [part.group >= 0 for part in parts], miss)).radius
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,16 +137,15 @@ def measure(parts: Sequence[Part], groups: int) -> Dependence:
     the sums of blocks, which see weak correlation over long distances, too. Independent pixels would vary by miss (1 - miss)
     each.
     """
-    found = Dependence.unknown(groups)
+    found, lags = Dependence.unknown(groups), _lags(parts)
     for group in range(groups):
         chosen = [part.group == group for part in parts]
         count = sum(int(where.sum()) for where in chosen)
         for index, miss in enumerate(MISSES):
             if count * miss >= 1:
                 residuals = _residuals(parts, chosen, miss)
-                spread = _range(parts, residuals)
-                voxels = sum(int(_valid(part).sum()) for part in parts)
-                variance = max(voxels * spread.variance * spread.range_voxels, variance_by_blocks(residuals))
+                spread = lags.range_of(residuals)
+                variance = max(lags.voxels * spread.variance * spread.range_voxels, variance_by_blocks(residuals))
                 found.effects[group, index] = max(variance / (miss * (1 - miss) * count), 1.0)
                 held = [_block_sums(where.sum(axis=0), block_edge(spread.radius)).ravel() for where in chosen]
                 found.blocks[group, index] = equal_units(np.concatenate(held))
@@ -177,8 +182,9 @@ def _residuals(parts: Sequence[Part], chosen: Sequence[Bool[np.ndarray, " scan *
     ]
 
 
-def _range(parts: Sequence[Part], residuals: Sequence[np.ndarray]) -> Range:
-    return integral_range([(residual, _valid(part)) for part, residual in zip(parts, residuals, strict=True)])
+def _lags(parts: Sequence[Part]) -> Lags:
+    """Lags between the voxels that calibrate."""
+    return Lags([np.asarray((part.group >= 0).any(axis=0)) for part in parts])
 
 
 def variance_by_blocks(residuals: Sequence[np.ndarray]) -> float:
@@ -196,8 +202,3 @@ def _block_sums(residual: np.ndarray, edge: int) -> np.ndarray:
     for axis, size in enumerate(residual.shape):
         residual = np.add.reduceat(residual, np.arange(0, size, edge), axis=axis)
     return residual
-
-
-def _valid(part: Part) -> Bool[np.ndarray, " *space"]:
-    """Voxels that calibrate."""
-    return np.asarray((part.group >= 0).any(axis=0))
