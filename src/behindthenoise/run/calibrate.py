@@ -55,15 +55,18 @@ def run(
 
 
 def expect_values_supported(config: CalibrationConfig, source: HeldOut) -> None:
-    """Refuse clean values outside the support, read block by block."""
+    """Refuse clean values outside the support, read block by block if there is one."""
+    if config.support == (None, None):
+        return
+    count = len(source.axes.channels)
+    least, largest = np.full(count, np.inf), np.full(count, -np.inf)
+    for block in stores.blocks(source.clean):
+        values = np.moveaxis(np.asarray(source.clean[block]), 1, 0).reshape(block[1].stop - block[1].start, -1)
+        known = np.isfinite(values)
+        least[block[1]] = np.minimum(least[block[1]], values.min(axis=1, where=known, initial=np.inf))
+        largest[block[1]] = np.maximum(largest[block[1]], values.max(axis=1, where=known, initial=-np.inf))
     for channel, name in enumerate(source.axes.channels):
-        least, largest = np.inf, -np.inf
-        for block in stores.blocks(source.clean):
-            if block[1].start <= channel < block[1].stop:
-                values = np.asarray(source.clean[block])[:, channel - block[1].start]
-                values = values[np.isfinite(values)]
-                least, largest = float(values.min(initial=least)), float(values.max(initial=largest))
-        expect_support(config.support, name, least, largest)
+        expect_support(config.support, name, float(least[channel]), float(largest[channel]))
 
 
 def thresholds_of(config: CalibrationConfig, counted: Scored, source: HeldOut) -> list[Chosen]:

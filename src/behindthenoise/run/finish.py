@@ -45,7 +45,8 @@ def run(
     manifest: Path,
 ) -> None:
     """Prove that every shard was written, then write the finished volume and its manifest."""
-    source, shards = volumes.open_input(volume), Shards.open(quantiles, volumes.open_input(volume).shape)
+    source = volumes.open_input(volume)
+    shards = Shards.open(quantiles, source.shape)
     expect_complete(shards, jobs)
     model, familiar, support = token_models.read(tokens), token_models.read_familiar(tokens), support_of(spec)
     classes = spec.part("tokens", TokensConfig).classes
