@@ -1,3 +1,4 @@
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -349,6 +350,23 @@ def test_values_that_are_covered_far_less_are_said_at_the_top(grouped: list[str]
     assert f"more than 5 points where the median lies in these tenths of its values: {place} (70.0 %)" in told
     assert "(87.0 %)" not in told
     assert ("; calibration.groups: [intensity] would promise it." in told) == cured
+
+
+def test_what_is_covered_far_less_on_a_single_block_is_said_at_the_top_with_what_that_means() -> None:
+    alone = {"coverage_low": math.nan, "coverage_high": math.nan}
+    tenth, token = ONE.intensity[0], ONE.token_coverage[0]
+    every = int(QUICK.channels[0]["pixels"])
+    tenths = [{**tenth, **alone, "coverage": 0.7, "pixels": every // 10}, {**tenth, **alone, "coverage": 0.86, "pixels": every}]
+    tokens = [
+        {**token, **alone, "token": number, "coverage": covered, "pixels": pixels}
+        for number, covered, pixels in ((1, 0.8, every), (2, 0.1, every // 200))
+    ]
+    shown = replace(QUICK, intensity=tenths, token_coverage=tokens)
+    told = top_of(shown)
+    place = f"{tenth['channel']} from {cells.number(tenth['from'])} to {cells.number(tenth['to'])} {ONE.field.value_unit} (70.0 %)"
+    assert f"more than 5 points below 90 % of {place}, intensity in token 1 (80.0 %). These voxels are worth one block" in told
+    ungrouped = top_of(promising(shown, grouped_by=["intensity"]))
+    assert f"of {place}. These" in ungrouped
 
 
 def test_voxels_of_another_size_than_the_networks_know_are_said_at_the_top() -> None:

@@ -27,6 +27,7 @@ Place = Literal["wide", "half", "beside"]
 PRIMARIES = ("red", "green", "blue")
 AT_THE_TOP = 5  # warnings that are read before the first image, and items in one of them; more can be unfolded
 FAR_SHORT = 0.05  # of the nominal coverage, from which on values are named that nothing is promised of by themselves
+FEW = 0.01  # of the test voxels: groups that hold fewer are not named where nothing tells what chance does
 BY_CHANCE = 0.025  # of the groups, if all were covered as nominal, have their 95 % interval wholly below
 
 
@@ -394,18 +395,39 @@ def _notices(content: Content) -> list[str]:
         )
     if rows := _short(content.intensity, content.coverage - FAR_SHORT):
         unit = content.field.value_unit
-        told = _told(
-            [
-                f"{row['channel']} from {number(row['from'])} to {number(row['to'])} {unit} ({percent(row['coverage'])})"
-                for row in rows
-            ]
-        )
+        told = _told([f"{_tenth(row, unit)} ({percent(row['coverage'])})" for row in rows])
         cure = "" if "intensity" in content.certificate["grouped_by"] else "; calibration.groups: [intensity] would promise it"
         found.append(
             f"On test data coverage, with all of its 95 % interval, falls short of {nominal} by more than {100 * FAR_SHORT:g} "
             f"points where the median lies in these tenths of its values: {told}{cure}."
         )
-    return [*found, *_other_notices(content), *content.certificate["warnings"]]
+    return [*found, *_unjudged(content), *_other_notices(content), *content.certificate["warnings"]]
+
+
+def _unjudged(content: Content) -> Iterator[str]:
+    """What is covered far less where the test data are one block or image, so that it has no 95 % interval."""
+    unit, tokens = content.field.value_unit, content.token_coverage if "token" in content.certificate["grouped_by"] else []
+    parts = [(_tenth(row, unit), row) for row in content.intensity]
+    parts += [(f"{row['channel']} in token {row['token']}", row) for row in tokens]
+    voxels = max((int(row["pixels"]) for row in content.channels), default=0)
+    far = [
+        (float(row["coverage"]), name)
+        for name, row in parts
+        if math.isnan(float(row["coverage_high"]))
+        and float(row["coverage"]) < content.coverage - FAR_SHORT
+        and int(row["pixels"]) >= FEW * voxels
+    ]
+    if far:
+        told = _told([f"{name} ({percent(coverage)})" for coverage, name in sorted(far)])
+        yield (
+            f"On test data coverage is more than {100 * FAR_SHORT:g} points below {_nominal(content)} of {told}. These voxels "
+            "are worth one block or image, so that nothing tells how much of that is chance; more test data would."
+        )
+
+
+def _tenth(row: Row, unit: str) -> str:
+    """Name of a tenth of the predicted medians."""
+    return f"{row['channel']} from {number(row['from'])} to {number(row['to'])} {unit}"
 
 
 def _other_notices(content: Content) -> Iterator[str]:

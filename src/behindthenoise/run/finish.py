@@ -52,9 +52,8 @@ def run(
     classes = spec.part("tokens", TokensConfig).classes
     numbers = numbers_of(classes, model)
     calibration, _ = stored.read(thresholds)
-    levels = shapes_of_levels(source.shape)
+    levels, labels = shapes_of_levels(source.shape), label_images(model, classes)
     config, channels = spec.part("inference", InferenceConfig), source.axes.channels
-    labels = label_images(model, classes)
     maps = [*([f"{channel} spread" for channel in channels] if config.spread else []), "novelty"]
     placed, colours = read_geometry(geometry), token_models.read_colours(tokens)
     target = finished.create_ome(store, placed, levels, labels, maps)
