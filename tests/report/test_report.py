@@ -365,6 +365,8 @@ def test_what_is_covered_far_less_on_a_single_block_is_said_at_the_top_with_what
     told = top_of(shown)
     place = f"{tenth['channel']} from {cells.number(tenth['from'])} to {cells.number(tenth['to'])} {ONE.field.value_unit} (70.0 %)"
     assert f"more than 5 points below 90 % of {place}, intensity in token 1 (80.0 %). These voxels are worth one block" in told
+    assert "one block or image: no 95 % interval" in read(replace(QUICK, channels=[{**row, **alone} for row in QUICK.channels]))
+    assert "no 95 % interval" not in read(QUICK)
     ungrouped = top_of(promising(shown, grouped_by=["intensity"]))
     assert f"of {place}. These" in ungrouped
 
