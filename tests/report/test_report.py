@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from behindthenoise.core.palette import colour
-from behindthenoise.report import cells, figures, page
+from behindthenoise.report import cells, figures, notices, page
 from behindthenoise.report.content import Certificate, Check, Content, Finding, RegionList, Slice
 
 NAN = float("nan")
@@ -613,11 +613,11 @@ def test_a_number_of_tokens_that_is_not_agreed_on_is_told_where_they_stand() -> 
     def rows(*agreed: int) -> list[dict[str, float | str]]:
         return [{**row, "agreed_on": "yes" if row["tokens"] in agreed else "no"} for row in QUICK.stability]
 
-    assert page._doubt(QUICK) == ""
-    assert page._doubt(replace(QUICK, stability=[])) == ""
+    assert notices.doubt(QUICK) == ""
+    assert notices.doubt(replace(QUICK, stability=[])) == ""
     told = "Other fits do not agree on these 3 tokens (adjusted Rand index with other seeds 0.85, between halves"
     for agreed, hint in ((), "No other number is agreed on either; more networks may help."), ((2, 4), "Agreed on: 2, 4."):
-        doubt = page._doubt(replace(QUICK, stability=rows(*agreed)))
+        doubt = notices.doubt(replace(QUICK, stability=rows(*agreed)))
         assert doubt.startswith(told) and doubt.endswith(hint)
     text = read(replace(QUICK, stability=rows()))
     assert told in text[text.index("Tokens: what is it made of?") :]
