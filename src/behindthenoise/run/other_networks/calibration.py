@@ -1,25 +1,17 @@
 """
-Verbs `calibrate` (without a specification), `apply` and `levels`: the calibration by itself, on the predictions of any network.
+Verb `calibrate` without a specification: predictions and truth as arrays → thresholds, counted scores and the certificate.
 
 What the workflow finds in its stores, and fixes on training voxels, comes from NPY files, Zarr arrays and options here.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import inf
-from os import W_OK, access
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Literal
-from zipfile import BadZipFile
-from zlib import error as ZlibError
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
-from pydantic import ValidationError
 
 from behindthenoise import __version__
 from behindthenoise.config import CalibrationConfig
@@ -34,26 +26,19 @@ from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.thresholds import Calibration, Chosen, Counted, choose, expect_enough, merging_of
 from behindthenoise.core.calibration.thresholds import kind_of as score_kind
 from behindthenoise.core.calibration.units import Box, Units, kind_of
-from behindthenoise.errors import BehindTheNoiseError, ConfigError, SourceError
-from behindthenoise.io import tables
-from behindthenoise.io.record import file_digest, log, read_json, write_json
-from behindthenoise.run import array_checks
+from behindthenoise.io.record import file_digest, log, write_json
 from behindthenoise.run import scored as counts_on_disk
 from behindthenoise.run import thresholds as thresholds_on_disk
-from behindthenoise.run.array_checks import Content
-from behindthenoise.run.arrays import QUANTILES, Arrays, Voxels, regions, single, writer
+from behindthenoise.run.other_networks import checks
+from behindthenoise.run.other_networks.arrays import Arrays, Voxels
+from behindthenoise.run.other_networks.checks import Content
+from behindthenoise.run.other_networks.folder import CERTIFICATE, COUNTS, THRESHOLDS, Paths, expect_no_file, expect_writable
 from behindthenoise.run.scored import Rows, Scored, Tallies
 
-LEVELS = tuple(range(1, 100))  # percent
-SIDES = {1: ("both",), 2: ("below", "above")}
-# What thresholds and levels are read from; the certificate has their digests.
-COUNTS, THRESHOLDS, CERTIFICATE = "scores.npz", "thresholds.json", "certificate.json"
-# What libraries raise when a file is not what it should be.
-DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError, EOFError, BadZipFile, ZlibError)
 # Scores that are kept one by one; beyond, they are counted in buckets, and thresholds are made exact by reading again.
 LOSSLESS = 1 << 20
 
-Paths = Mapping[str, Path | None]
+SIDES = {1: ("both",), 2: ("below", "above")}
 
 
 @dataclass(frozen=True)
@@ -100,42 +85,6 @@ class Rules:
     assumed: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Certified:
-    """
-    What a certificate tells those who use its thresholds.
-
-    Attributes
-    ----------
-    config
-        The promise.
-    unseen
-        Tokens that never occurred; they share the threshold of others.
-    """
-
-    config: CalibrationConfig
-    unseen: tuple[int, ...]
-
-
-def settings(values: Mapping[str, object]) -> CalibrationConfig:
-    """
-    A calibration's section of the configuration, checked as in a file.
-
-    Raises
-    ------
-    ConfigError
-        Names each wrong option with its value and what is allowed.
-    """
-    try:
-        return CalibrationConfig.model_validate(dict(values))
-    except ValidationError as problem:
-        found: dict[str, list[str]] = defaultdict(list)
-        for error in problem.errors():
-            message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-            found[f"--{error['loc'][0]} is {error['input']!r}"].append(message)
-        raise ConfigError("; ".join(f"{option}: {', or '.join(messages)}" for option, messages in found.items())) from None
-
-
 def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
     """
     Write `thresholds.json`, `scores.npz` and `certificate.json` into a folder; returns the certificate.
@@ -153,11 +102,11 @@ def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
     expect_no_file(out)
     arrays = Arrays.open(paths).with_axes(options.axes)
     config = options.config.model_copy(update={"groups": ("token",) if "tokens" in arrays.stored else ()})
-    array_checks.expect_spread(score_kind(config.score, ""), arrays)
-    content = array_checks.inspect(arrays)
-    array_checks.expect_support(config, arrays, content)
+    checks.expect_spread(score_kind(config.score, ""), arrays)
+    content = checks.inspect(arrays)
+    checks.expect_support(config, arrays, content)
     kind = kind_of(sum(box is not None for box in content.boxes), config.unit)
-    array_checks.expect_block(config, kind, content)
+    checks.expect_block(config, kind, content)
     expect_enough(config, "", content.boxes, content.voxels)
     rules = fix(options, arrays, content)
     expect_writable(out)
@@ -179,133 +128,6 @@ def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
     }
     write_json(out / CERTIFICATE, certificate)
     return certificate
-
-
-def apply(folder: Path, paths: Paths, out: Path) -> list[Path]:
-    """
-    Write the ends of the calibrated intervals of new predictions, stored as these are; returns where.
-
-    Parameters
-    ----------
-    folder
-        What `calibrate` has written.
-    paths
-        Of the arrays `lower`, `median` and `upper`, and of `spread` and `tokens` where the calibration has them. A voxel whose
-        prediction is NaN, or whose token is 0, has no interval: NaN.
-
-    Raises
-    ------
-    BehindTheNoiseError
-        If the calibration is damaged, the arrays do not fit it or each other, or something would be overwritten.
-    """
-    expect_no_file(out)
-    made = certificate_of(folder)
-    with reading(folder / THRESHOLDS):
-        calibration, _ = thresholds_on_disk.read(folder / THRESHOLDS)
-        (score,), (groups,), (thresholds,) = calibration.scores, calibration.groups, calibration.thresholds
-    arrays = Arrays.open(paths)
-    array_checks.expect_spread(score.kind, arrays)
-    array_checks.expect_tokens(groups.tokens, arrays)
-    found = noticed(arrays, made, thresholds)
-    like = arrays.stored["lower"]
-    suffix = ".zarr" if arrays.paths["lower"].is_dir() else ".npy"
-    targets = [out / f"{name}{suffix}" for name in ("lower", "upper")]
-    for target in targets:
-        if target.exists():
-            raise ConfigError(f"{target} exists, and nothing is overwritten; name another folder with --out, or delete it")
-    expect_writable(out)
-    for sentence in found:
-        log(f"apply: {sentence}")
-    partial = [target.with_name(f"{target.name}.partial") for target in targets]
-    writers = [writer(path, like) for path in partial]
-    for region, block in arrays.blocks():
-        for write, ends in zip(writers, _interval(score, thresholds, made.config.support, block), strict=True):
-            write(region, ends)
-    for path, target in zip(partial, targets, strict=True):
-        path.rename(target)
-    return targets
-
-
-def levels(folder: Path, table: Path) -> None:
-    """
-    Write the thresholds of every guarantee at every level in percent, from the counted scores alone.
-
-    Infinite where the guarantee cannot be given. Where scores were counted in buckets, a threshold is the upper end of its
-    bucket: valid, and less than a hundredth too large.
-
-    Raises
-    ------
-    BehindTheNoiseError
-        If the folder is none that `calibrate` has written, or the table cannot be.
-    """
-    config = certificate_of(folder).config
-    if table.is_dir() or (table.exists() and not access(table, W_OK)):
-        raise ConfigError(f"--out {table} is a folder, or a file that cannot be written; name another file")
-    expect_writable(table.parent)
-    with reading(folder / COUNTS):
-        counted = counts_on_disk.read(folder / COUNTS).counted(0)
-    merging = merging_of(config, counted)
-    tables.write(
-        table,
-        [
-            {"guarantee": guarantee, "level": level, **row, "threshold": inf if threshold is None else threshold}
-            for guarantee in GUARANTEES
-            for level in LEVELS
-            for row, threshold in at(config.model_copy(update={"guarantee": guarantee, "coverage": level / 100}), counted, merging)
-        ],
-    )
-
-
-def expect_no_file(out: Path) -> None:
-    """
-    Nothing, if a folder can have this name.
-
-    Raises
-    ------
-    ConfigError
-        If a file has it.
-    """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; name a folder, which may be new")
-
-
-def expect_writable(out: Path) -> None:
-    """
-    Nothing, if a folder is there, or can be made, and takes files.
-
-    Raises
-    ------
-    ConfigError
-        Says why it does not.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):
-            pass
-    except OSError as problem:
-        raise ConfigError(f"folder {out} cannot be written ({problem.strerror}); name another --out") from problem
-
-
-def noticed(arrays: Arrays, made: Certified, thresholds: Float32[np.ndarray, " side group"]) -> list[str]:
-    """
-    What is to be said of new predictions.
-
-    Raises
-    ------
-    BehindTheNoiseError
-        If they hold something that no interval can be computed from.
-    """
-    found = []
-    if rounded := array_checks.rounded_in(arrays):
-        found.append(words.rounded(rounded))
-    new = array_checks.tokens_in(arrays, thresholds.shape[1]) if "tokens" in arrays.stored else set()
-    for token in sorted(new.intersection(made.unseen)):
-        own = " and ".join(f"{value:.6g}" for value in thresholds[:, token - 1])
-        found.append(
-            f"warning: token {token} never occurred in the calibration data; it gets the threshold {own} of others (`merged` in "
-            f"{CERTIFICATE} names them), and nothing is promised for it"
-        )
-    return found
 
 
 def fix(options: Options, arrays: Arrays, content: Content) -> Rules:
@@ -447,74 +269,6 @@ def at(config: CalibrationConfig, counted: Counted, merging: Merging) -> Iterato
 def ids_of(counts: Scored) -> Int64[np.ndarray, " unit"]:
     """Units that have scores."""
     return np.unique(np.concatenate([histogram.units for histogram in counts.histograms.values()]))
-
-
-def certificate_of(folder: Path) -> Certified:
-    """
-    What the certificate says in a folder that `calibrate` has written, and that holds what it wrote then.
-
-    Raises
-    ------
-    SourceError
-        If the folder is none, or a file in it is damaged or of another calibration.
-    """
-    if missing := [name for name in (CERTIFICATE, THRESHOLDS, COUNTS) if not (folder / name).exists()]:
-        raise SourceError(f"--calibration {folder} holds no {missing[0]}; give the --out of `btn calibrate`")
-    with reading(folder / CERTIFICATE):
-        certificate = read_json(folder / CERTIFICATE)
-    if "spec" in certificate:
-        raise SourceError(
-            f"--calibration {folder} belongs to the workflow, which applies it itself; give the --out of `btn calibrate`"
-        )
-    with reading(folder / CERTIFICATE):
-        made = Certified(settings(certificate["settings"]), tuple(map(int, certificate["unseen_tokens"])))
-        digests = {name: str(certificate["files"][name]) for name in (THRESHOLDS, COUNTS)}
-    for name, digest in digests.items():
-        with reading(folder / name):
-            found = file_digest(folder / name)
-        if found != digest:
-            raise SourceError(
-                f"{folder / name} is not what {folder / CERTIFICATE} was written for: it is damaged, was changed, or comes from "
-                "another calibration; run `btn calibrate` again"
-            )
-    return made
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """
-    Answers for whatever goes wrong while a file of a calibration is read.
-
-    Raises
-    ------
-    SourceError
-        Names the file and what was wrong.
-    """
-    try:
-        yield
-    except (BehindTheNoiseError, *DAMAGE) as problem:
-        reason = f"it has no {problem}" if isinstance(problem, KeyError) else str(problem.__cause__ or problem)
-        raise SourceError(
-            f"{path} is damaged, or was written by another version than {__version__} ({reason}); run `btn calibrate` again"
-        ) from problem
-
-
-def _interval(
-    score: Score,
-    thresholds: Float32[np.ndarray, " side group"],
-    support: tuple[float | None, float | None],
-    block: Mapping[str, np.ndarray],
-) -> tuple[Float32[np.ndarray, " *shape"], Float32[np.ndarray, " *shape"]]:
-    """Ends of the intervals of a block, computed piece by piece."""
-    low, high = (np.empty(block["lower"].shape, np.float32) for _ in range(2))
-    # what has no token has no threshold
-    table = np.concatenate([np.full((len(thresholds), 1), np.nan, np.float32), thresholds], axis=1)
-    for piece in regions(low.shape):
-        quantiles = np.stack([single(block[name][piece]) for name in QUANTILES])
-        own = table[:, block["tokens"][piece].astype(np.int64)] if "tokens" in block else thresholds[:, 0]
-        spread = single(block["spread"][piece]) if "spread" in block else None
-        low[piece], high[piece] = scores.apply(score, quantiles, own, support, spread)
-    return low, high
 
 
 def _floor(arrays: Arrays) -> float:

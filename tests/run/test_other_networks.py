@@ -24,10 +24,10 @@ from behindthenoise.errors import CalibrationError, ConfigError, SourceError
 from behindthenoise.io import tables
 from behindthenoise.io.geometry import Axes
 from behindthenoise.io.record import read_json
-from behindthenoise.run import arrays as io
 from behindthenoise.run import calibrate, other_networks, score, shares, survey
 from behindthenoise.run.heldout import HeldOut
-from behindthenoise.run.other_networks import Options, apply, levels, settings
+from behindthenoise.run.other_networks import Options, apply, calibration, levels, settings
+from behindthenoise.run.other_networks import arrays as io
 from behindthenoise.run.scored import Scored
 from behindthenoise.run.scored import read as read_scores
 
@@ -116,7 +116,7 @@ def test_storage_pieces_and_buckets_leave_every_bit_of_the_thresholds(tmp_path, 
     asked = options(guarantee=guarantee, coverage=0.8, score="cqr-r")
     whole = other_networks.calibrate(need(save(tmp_path / "whole", values)), asked, tmp_path / "one")
     monkeypatch.setattr(io, "PIECE", 150)
-    monkeypatch.setattr(other_networks, "LOSSLESS", 0)
+    monkeypatch.setattr(calibration, "LOSSLESS", 0)
     parts = other_networks.calibrate(need(save(tmp_path / "parts", values, how)), asked, tmp_path / "two")
     assert threshold(tmp_path / "one") == threshold(tmp_path / "two")
     assert whole["thresholds"] == parts["thresholds"]
@@ -131,7 +131,7 @@ def test_blocks_of_one_masked_image_are_the_same_for_any_storage(tmp_path, monke
     values["mask"][5:57, 3:] = True
     whole = other_networks.calibrate(need(save(tmp_path / "whole", values), "mask"), Options(settings(asked)), tmp_path / "one")
     monkeypatch.setattr(io, "PIECE", 150)
-    monkeypatch.setattr(other_networks, "LOSSLESS", 0)
+    monkeypatch.setattr(calibration, "LOSSLESS", 0)
     parts = other_networks.calibrate(
         need(save(tmp_path / "parts", values, how), "mask"), Options(settings(asked)), tmp_path / "two"
     )
@@ -213,7 +213,7 @@ def test_both_scores_of_a_voxel_count_towards_what_is_kept_one_by_one(tmp_path, 
     paths = need(save(tmp_path, values))
     voxels = values["truth"].size
     for kind, most, exact in (("cqr", voxels, True), ("cqr", voxels - 1, False), ("asymmetric", voxels, False)):
-        monkeypatch.setattr(other_networks, "LOSSLESS", most)
+        monkeypatch.setattr(calibration, "LOSSLESS", most)
         other_networks.calibrate(paths, options(score=kind, guarantee="crc"), tmp_path / "out")
         kept = [histogram.exact.all() for histogram in read_scores(tmp_path / "out" / "scores.npz").histograms.values()]
         assert all(kept) == exact
@@ -539,7 +539,7 @@ def test_every_guarantee_at_every_level_follows_from_the_counted_scores(tmp_path
 
 
 def test_memory_does_not_grow_with_the_arrays(tmp_path, monkeypatch):
-    monkeypatch.setattr(other_networks, "LOSSLESS", 1 << 12)
+    monkeypatch.setattr(calibration, "LOSSLESS", 1 << 12)
     monkeypatch.setattr(io, "PIECE", 1 << 14)
     random = np.random.default_rng(0)
 
@@ -657,7 +657,7 @@ def test_too_few_units_are_refused_before_scores_are_counted(tmp_path, monkeypat
     def count(*_):
         raise AssertionError("counted")
 
-    monkeypatch.setattr(other_networks, "count", count)
+    monkeypatch.setattr(calibration, "count", count)
     with pytest.raises(CalibrationError, match="takes at least 19"):
         other_networks.calibrate(need(save(tmp_path, simulate())), options(guarantee="crc", coverage=0.95), tmp_path / "out")
 

@@ -1,21 +1,42 @@
-"""What is in other people's arrays, and whether a calibration, or the intervals of one, can be made of it."""
+"""What is in other people's options and arrays, and whether a calibration, or the intervals of one, can be made of it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import inf
 
 import numpy as np
 from jaxtyping import Bool
+from pydantic import ValidationError
 
 from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration import scores
 from behindthenoise.core.calibration.units import Box, Kind, box_around
 from behindthenoise.errors import CalibrationError, ConfigError, SourceError
-from behindthenoise.run.arrays import KINDS, Arrays, Voxels
+from behindthenoise.run.other_networks.arrays import KINDS, Arrays, Voxels
 
 MOST_TOKENS = 255
 LARGEST = float(np.finfo(np.float32).max)
+
+
+def settings(values: Mapping[str, object]) -> CalibrationConfig:
+    """
+    A calibration's section of the configuration, checked as in a file.
+
+    Raises
+    ------
+    ConfigError
+        Names each wrong option with its value and what is allowed.
+    """
+    try:
+        return CalibrationConfig.model_validate(dict(values))
+    except ValidationError as problem:
+        found: dict[str, list[str]] = defaultdict(list)
+        for error in problem.errors():
+            message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+            found[f"--{error['loc'][0]} is {error['input']!r}"].append(message)
+        raise ConfigError("; ".join(f"{option}: {', or '.join(messages)}" for option, messages in found.items())) from None
 
 
 @dataclass(frozen=True)
