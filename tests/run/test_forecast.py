@@ -86,6 +86,13 @@ def test_images_too_few_for_the_guarantee_are_refused(write):
         forecast.plan(write(synthetic={"shape": [40, 48], "images": 40}, calibration={"guarantee": "rcps"}))
 
 
+def test_blocks_of_other_roles_do_not_count_as_calibration_units(write):
+    """They lie in the box around those that calibrate, and there are three times as many of them."""
+    asked = {"guarantee": "crc", "unit": "block", "block": 64, "groups": []}
+    with pytest.raises(CalibrationError, match=r"[67] calibration blocks cannot promise 90 % coverage"):
+        forecast.plan(write(synthetic={"shape": [320, 320], "images": 1}, split={}, calibration=asked))
+
+
 def test_what_is_masked_has_no_role(write, tmp_path):
     """A square trains; of the strip below it the right half tests, but for what is too near to the left half, which calibrates."""
     mask = np.zeros((64, 64), bool)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from behindthenoise.config import (
     CalibrationConfig,
     InferenceConfig,
@@ -16,7 +18,9 @@ from behindthenoise.core import memory, windows
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.calibration.scores import expect_support
 from behindthenoise.core.calibration.thresholds import expect_enough
+from behindthenoise.core.split import CALIBRATION
 from behindthenoise.errors import ConfigError, MemoryLimitError
+from behindthenoise.io import stores
 from behindthenoise.io.geometry import expect_axes
 from behindthenoise.io.record import log, read_json
 from behindthenoise.run.architectures import read_architecture
@@ -29,8 +33,9 @@ def run(spec: Spec, *, pairs: Path, graph: Path) -> None:
     """Raise the error that a later verb would raise; do nothing otherwise."""
     facts = read_json(pairs)
     config = spec.get("calibration", CalibrationConfig)
-    boxes = [tuple(slice(*ends) for ends in box) for box in facts["calibration_boxes"]]
-    units = expect_enough(config, facts["value_unit"], boxes, facts["scans"] * facts["voxels"]["calibration"])
+    role = stores.whole_array(stores.open_group(pairs.with_suffix(".zarr")), "role")
+    calibrates = (np.asarray(role[image]) == CALIBRATION for image in range(role.shape[0]))
+    units = expect_enough(config, facts["value_unit"], calibrates, facts["scans"])
     for channel, (least, largest) in zip(facts["channels"], facts["clean_range"], strict=True):
         expect_support(config.support, channel, least, largest)
     expect_channels(spec.get("regions", dict[str, RegionConfig]), facts["channels"])

@@ -19,7 +19,6 @@ from behindthenoise.core import memory, patches, tiling, windows
 from behindthenoise.core import split as splitting
 from behindthenoise.core.architecture import Architecture
 from behindthenoise.core.calibration.thresholds import expect_enough
-from behindthenoise.core.calibration.units import box_around
 from behindthenoise.core.network import Network
 from behindthenoise.core.training import Training
 from behindthenoise.io.finished import PRIMARIES
@@ -118,8 +117,7 @@ def divided(config: Config, pairs: Pairs) -> Iterator[str]:
     gap = splitting.gap_of(config.split, config.network.radius_max)
     split = splitting.split(config.split, pairs.mask, gap)
     calibrates = split.role == splitting.CALIBRATION
-    boxes = [box_around(image) for image in calibrates]
-    units = expect_enough(config.calibration, pairs.axes.value_unit, boxes, pairs.scans * int(calibrates.sum()))
+    units = expect_enough(config.calibration, pairs.axes.value_unit, calibrates, pairs.scans)
     counts = ", ".join(f"{name} {np.mean(split.role == value):.0%}" for name, value in splitting.ROLES.items())
     yield f"split: {_count(len(pairs.mask), 'image')} of {_times(pairs.shape)} voxels: {counts}; {gap} voxels between roles"
     yield f"  {units} can carry guarantee {config.calibration.guarantee}, if they are alike"

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from behindthenoise.config import SPACE_AXES, PairsConfig, SplitConfig, SyntheticConfig
 from behindthenoise.core import metrics, synthetic
 from behindthenoise.core import split as splitting
-from behindthenoise.core.calibration.units import box_around
 from behindthenoise.core.scale import Scale
 from behindthenoise.errors import SourceError
 from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, read_mask, reading
@@ -74,7 +73,6 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
             "channels": list(axes.channels),
             "voxels": counts,
             "units": units,
-            "calibration_boxes": boxes(split.role == splitting.CALIBRATION),
             "value_unit": axes.value_unit,
             "clean_range": [[float(np.nanmin(clean[:, c])), float(np.nanmax(clean[:, c]))] for c in range(clean.shape[1])],
             "scale": asdict(pairs.scale),
@@ -295,9 +293,3 @@ def measure_scale(
 def spread(values: Float[np.ndarray, " n"]) -> float:
     """Standard deviation; 1 for a channel that is constant, which has no scale of its own."""
     return float(values.std(dtype=np.float64)) or 1.0
-
-
-def boxes(calibrates: Bool[np.ndarray, " image *space"]) -> list[list[list[int]]]:
-    """For every image with calibration voxels, first and last end of the box around them along each axis."""
-    found = [box_around(image) for image in calibrates]
-    return [[[part.start, part.stop] for part in box] for box in found if box]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
-from behindthenoise.core.calibration.units import ENOUGH_IMAGES, Units, box_around, kind_of
+from behindthenoise.core.calibration.units import ENOUGH_IMAGES, Units, blocks_with, box_around, kind_of
 
 
 @st.composite
@@ -32,6 +33,16 @@ def test_units_of_different_images_are_different(layout, kind):
     units = Units.of(kind, edge, boxes)
     found = [set(units.ids(image, positions(box)).tolist()) for image, box in enumerate(boxes) if box is not None]
     assert sum(len(ids) for ids in found) == len(set().union(*found))
+
+
+@given(st.data(), st.sampled_from([(9,), (5, 8), (3, 4, 5)]), st.integers(1, 6))
+def test_blocks_that_hold_something_are_the_units_of_their_voxels(data, shape, edge):
+    """Of blocks inside the box, those that other roles have do not count."""
+    chosen = data.draw(arrays.arrays(np.bool_, shape))
+    expected = 0
+    if (box := box_around(chosen)) is not None:
+        expected = len(set(Units.of("block", edge, [box]).ids(0, np.stack(np.nonzero(chosen))).tolist()))
+    assert blocks_with(chosen, edge) == expected
 
 
 @given(layouts())

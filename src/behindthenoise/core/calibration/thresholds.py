@@ -1,12 +1,12 @@
 """From counted scores to the thresholds of every group, and back from thresholds to intervals."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import inf, prod
+from math import inf
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from behindthenoise.config import CalibrationConfig
 from behindthenoise.core.calibration import selection
@@ -17,7 +17,7 @@ from behindthenoise.core.calibration.histogram import Histogram, merged
 from behindthenoise.core.calibration.scores import Kind, Score, apply, rearrange
 from behindthenoise.core.calibration.selection import Chunks
 from behindthenoise.core.calibration.survey import Dependence, union_effect
-from behindthenoise.core.calibration.units import Box, Units
+from behindthenoise.core.calibration.units import blocks_with
 from behindthenoise.core.calibration.units import kind_of as unit_kind
 from behindthenoise.errors import CalibrationError
 
@@ -97,7 +97,7 @@ def request(
     return Request(config.miscoverage / sides, failure, share, effective, blocks, unit=unit, sides=sides)
 
 
-def expect_enough(config: CalibrationConfig, value_unit: str, boxes: Sequence[Box | None], pixels: int) -> str:
+def expect_enough(config: CalibrationConfig, value_unit: str, chosen: Iterable[Bool[np.ndarray, " *space"]], scans: int) -> str:
     """
     Number and kind of the units of the calibration data, if so many could carry the guarantee at best: when they all look alike.
 
@@ -105,20 +105,22 @@ def expect_enough(config: CalibrationConfig, value_unit: str, boxes: Sequence[Bo
     ----------
     value_unit
         Of the truth: it decides the kind of score, where that is left open.
-    boxes
-        For every image, the box around its calibration voxels; None where it has none.
-    pixels
-        Calibration pixels of all images and scans.
+    chosen
+        For every image, which of its voxels calibrate.
+    scans
+        Scans of each image.
 
     Raises
     ------
     CalibrationError
         Says how many units it takes.
     """
-    images = sum(box is not None for box in boxes)
-    kind = unit_kind(images, config.unit)
     edge = SMALLEST_EDGE if config.block == "auto" else config.block
-    count = images if kind == "image" else images * prod(Units.of(kind, edge, boxes).grid)
+    images = blocks = pixels = 0
+    for voxels in chosen:
+        images, blocks, pixels = images + bool(voxels.any()), blocks + blocks_with(voxels, edge), pixels + scans * int(voxels.sum())
+    kind = unit_kind(images, config.unit)
+    count = images if kind == "image" else blocks
     sides = Score(kind_of(config.score, value_unit), floor=1.0).sides
     effective = inf if kind == "block" and config.unit == "auto" else None
     expect_feasible(config, sides, count, pixels, effective, kind)

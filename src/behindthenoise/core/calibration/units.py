@@ -73,6 +73,17 @@ def kind_of(images: int, asked: Literal["auto", "image", "block"]) -> Kind:
     return "image" if images >= ENOUGH_IMAGES else "block"
 
 
+def blocks_with(chosen: Bool[np.ndarray, " *space"], edge: int) -> int:
+    """Blocks of so many voxels' edge that hold some of what is true, counted from the corner of the box around it."""
+    box = box_around(chosen)
+    if box is None:
+        return 0
+    found = chosen[box]
+    for axis, size in enumerate(found.shape):
+        found = np.logical_or.reduceat(found, np.arange(0, size, edge), axis=axis)
+    return int(found.sum())
+
+
 def box_around(chosen: Bool[np.ndarray, " *space"]) -> Box | None:
     """The smallest box around all that is true; None around nothing."""
     if not chosen.any():

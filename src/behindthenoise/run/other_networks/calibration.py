@@ -107,7 +107,7 @@ def calibrate(paths: Paths, options: Options, out: Path) -> dict[str, object]:
     checks.expect_support(config, arrays, content)
     kind = kind_of(sum(box is not None for box in content.boxes), config.unit)
     checks.expect_block(config, kind, content)
-    expect_enough(config, "", content.boxes, content.voxels)
+    expect_enough(config, "", map(arrays.valid, range(arrays.shape[0])), 1)
     rules = fix(options, arrays, content)
     expect_writable(out)
     counts, units = count(config, arrays, rules, content)
