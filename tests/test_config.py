@@ -4,9 +4,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from behindthenoise import config
-from behindthenoise.config import CalibrationConfig, Config, load, parse
+from behindthenoise.config import CalibrationConfig, Config, PairsConfig, load, parse
 from behindthenoise.config.messages import types_in
 from behindthenoise.errors import ConfigError
 
@@ -339,3 +340,8 @@ def test_turns_between_axes_of_another_spacing_are_refused(steps):
     with pytest.raises(ConfigError, match=r"exchange axes of different spacing \(z [35].*, x 1.*\); use auto or none"):
         measured(spacing=spacing, turns=["z", "x"])
     assert measured(spacing=spacing, turns=["y", "x"]).training.turns == ("y", "x")
+
+
+def test_a_scan_is_used_once():
+    with pytest.raises(ValidationError, match="scans 1, 0, 1 name one twice"):
+        PairsConfig.model_validate({"noisy": "fast.tif", "clean": "slow.tif", "scans": [1, 0, 1]})

@@ -116,7 +116,7 @@ def test_a_plane_is_told_by_where_it_lies():
 
 def test_voxels_are_compared_with_those_of_the_pairs_and_of_the_file():
     trained, own = (Geometry(("y", "x"), (), "", (step, step), "micrometer") for step in (0.5, 0.3))
-    told = {"spacing": {"y": 300.0, "x": 300.0}, "unit": "nanometer"}
-    assert gather.unlike(trained, trained, {}) == gather.unlike(own, own, told) == ""
-    assert gather.unlike(own, trained, told) == "0.3 x 0.3 micrometer, those of the training pairs 0.5 x 0.5 micrometer"
-    assert gather.unlike(trained, trained, told) == "0.5 x 0.5 micrometer, by its file 300 x 300 nanometer"
+    told = {"spacing": {"y": 300.0, "x": 300.0}, "unit": "nanometer", "origin": "fast.tif"}
+    assert gather.unlike(trained, trained, []) == gather.unlike(own, own, [told]) == ""
+    assert gather.unlike(own, trained, [told]) == "0.3 x 0.3 micrometer, those of the training pairs 0.5 x 0.5 micrometer"
+    assert gather.unlike(trained, trained, [told]) == "0.5 x 0.5 micrometer, by fast.tif 300 x 300 nanometer"

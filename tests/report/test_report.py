@@ -98,10 +98,11 @@ def finding(name: str, *, flagged: bool) -> Finding:
 
 
 REGIONS = {
-    "asked": {"channel": "intensity", "level": 0.1},
+    "asked": {"channel": "intensity", "level": 0.1, "smallest": 9},
     "words": "intensity above 60 counts",
     "regions": 0,
     "marked": 0,
+    "listed": 0,
     "voxels": 64,
     "promise": "Of the marked area at most 10 % is false.",
     "plane": {
@@ -369,6 +370,24 @@ def test_what_is_covered_far_less_on_a_single_block_is_said_at_the_top_with_what
     assert "no 95 % interval" not in read(QUICK)
     ungrouped = top_of(promising(shown, grouped_by=["intensity"]))
     assert f"of {place}. These" in ungrouped
+
+
+def test_channels_without_names_and_fast_scans_without_contrast_are_said_at_the_top() -> None:
+    volume = replace(QUICK.field, name="map", unnamed=True)
+    rows = [{**row, "correlation_noisy": math.nan} for row in QUICK.channels]
+    told = top_of(replace(QUICK, volumes=(volume,), channels=rows))
+    assert "Channels without a name in their file are taken for intensity, in this order: volume map." in told
+    assert "The fast scans of intensity are constant on test data" in told
+    plain = read(QUICK)
+    assert "Channels without a name" not in plain and "are constant on test data" not in plain
+
+
+@pytest.mark.parametrize("listed", [100, 70])
+def test_what_a_list_of_regions_leaves_out_is_told(listed: int) -> None:
+    facts = {**REGIONS, "marked": 100, "listed": listed}
+    found = RegionList("right", "bright", facts, [], np.zeros((8, 8), np.float32), np.zeros((8, 8), np.uint32))
+    (drawing,) = page._region_drawings(found, 1)
+    assert ("30.0 % of the marked voxels are in regions of fewer than 9, the smallest" in drawing.caption) == (listed == 70)
 
 
 def test_voxels_of_another_size_than_the_networks_know_are_said_at_the_top() -> None:

@@ -14,7 +14,9 @@ from scipy.ndimage import gaussian_filter
 from behindthenoise import config as settings
 from behindthenoise.cli import main
 from behindthenoise.errors import ConfigError
-from behindthenoise.io.geometry import read_geometry
+from behindthenoise.io import volumes
+from behindthenoise.io.geometry import UNNAMED, read_geometry
+from behindthenoise.run import forecast
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.stages import specification
 
@@ -101,8 +103,39 @@ def test_images_in_another_order(folder, capsys):
     ordered = {"noisy": axes, "clean": axes, "split": {"by": "image", "regions": {}}}
     assert ingest(configure(**ordered)) == 2
     assert "look at the order of axes, images, slices" in capsys.readouterr().err
-    np.save("noisy.npy", clean)
+    np.save("noisy.npy", clean + np.random.default_rng(2).normal(size=clean.shape).astype(np.float32))
     assert ingest(configure(**ordered)) == 0
+
+
+def test_a_slow_scan_among_the_fast_ones(folder, capsys):
+    """A pattern may match it, too; from then on networks would learn from what they are judged by."""
+    noisy, clean = np.load("noisy.npy"), np.load("clean.npy")
+    np.save("noisy.npy", np.stack([*noisy, 3 * clean + 5]))
+    assert ingest(configure()) == 2
+    assert "scan 2 of pairs.noisy (the first is 0) is pairs.clean itself" in capsys.readouterr().err
+    assert ingest(configure(pairs={"scans": [1, 0]})) == 0
+
+
+def test_fast_scans_without_anything_to_learn_from(folder, capsys):
+    noisy = np.load("noisy.npy")
+    noisy[:, 1] = 3
+    np.save("noisy.npy", noisy)
+    assert ingest(configure()) == 0
+    noisy[:] = 0
+    np.save("noisy.npy", noisy)
+    assert ingest(configure()) == 2
+    assert "pairs.noisy is constant in all training voxels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset", "told"), [("i4", 2**30, True), ("f8", 1e9, True), ("i4", 2**20, False), ("f8", 0, False)]
+)
+def test_numbers_that_float32_does_not_tell_apart(folder, capsys, dtype, offset, told):
+    for name in ("noisy", "clean"):
+        np.save(f"{name}.npy", (offset + 100 * np.load(f"{name}.npy").astype("f8")).astype(dtype))
+    assert ingest(configure()) == (2 if told else 0)
+    message = f"noisy noisy.npy lies around {offset:g}"
+    assert (message in capsys.readouterr().err) == told
 
 
 def test_one_related_channel_is_enough_and_faint_signals_are_seen(folder):
@@ -300,6 +333,19 @@ def test_the_channels_of_a_volume_are_found_by_name(folder, order):
     assert (noisy[1] == 2).all()
 
 
+@pytest.mark.parametrize("names", [["Si", "Fe"], None])
+def test_channels_of_a_volume_without_names_are_taken_in_order_and_that_is_told(folder, capsys, names):
+    np.save("map.npy", np.ones((2, 60, 60), np.float32))
+    config = configure(volumes={"map": {"noisy": {"path": "map.npy", "axes": "channel y x", "channel_names": names}}})
+    assert ingest(config) == 0
+    options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
+    assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
+    assert ("warning: map.npy names no channels: taken for Si, Fe, in this order" in capsys.readouterr().err) == (names is None)
+    assert (UNNAMED in volumes.open_input(Path("map.zarr")).told) == (names is None)
+    found = list(forecast.fields(config, forecast.pairs_of(config)))
+    assert [field.unnamed for field in found] == [False, names is None]
+
+
 def test_what_is_cropped_stays_where_it_was(folder):
     np.save("map.npy", np.zeros((2, 60, 60), np.float32))
     volume = {"noisy": {"path": "map.npy", "axes": "channel y x"}, "crop": {"x": [7, 60]}}
@@ -488,8 +534,15 @@ def test_a_volume_keeps_its_own_scale_and_place(folder, capsys):
 
 
 def test_a_volume_without_a_channel_axis_fits_pairs_without_one(folder):
-    for name, shape in (("noisy", (2, *SHAPE)), ("clean", SHAPE), ("map", (60, 70))):
-        np.save(f"{name}.npy", np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    random = np.random.default_rng(0)
+    clean = random.normal(size=SHAPE).astype(np.float32)
+    values = {
+        "noisy": clean + random.normal(size=(2, *SHAPE)).astype(np.float32),
+        "clean": clean,
+        "map": np.ones((60, 70), np.float32),
+    }
+    for name, found in values.items():
+        np.save(f"{name}.npy", found)
     plain = {"axes": "y x", "channel_names": None}
     config = configure(
         noisy={**plain, "axes": "scan y x"}, clean=plain, volumes={"map": {"noisy": {"path": "map.npy", "axes": "y x"}}}

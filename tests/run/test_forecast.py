@@ -36,7 +36,7 @@ def test_tiles_shards_memory_and_storage_are_said(write, capsys):
     assert main(["plan", str(write())]) == 0
     split, training, field, large, besides = capsys.readouterr().out.strip().split("\n\n")
     assert split == (
-        "split: 96 images of 40 x 48 voxels: train 50%, calibration 25%, test 25%; 9 voxels between roles\n"
+        "split: 1 scan of 96 images of 40 x 48 voxels: train 50%, calibration 25%, test 25%; 9 voxels between roles\n"
         "  24 images can carry guarantee pac, if they are alike"
     )
     assert training.startswith("training: 5 members, each 7 steps of 4 patches of 40 x 48\n")
@@ -105,7 +105,7 @@ def test_what_is_masked_has_no_role(write, tmp_path):
     path = write(pairs=pairs, synthetic=None, volumes={}, split={"by": "region", "regions": regions, "block": 16})
     config = forecast.load(path)
     line, _ = forecast.divided(config, forecast.pairs_of(config))
-    assert line == "split: 1 image of 64 x 64 voxels: train 6%, calibration 12%, test 9%; 9 voxels between roles"
+    assert line == "split: 1 scan of 1 image of 64 x 64 voxels: train 6%, calibration 12%, test 9%; 9 voxels between roles"
 
 
 def test_training_takes_as_long_as_its_steps(write, monkeypatch):

@@ -215,7 +215,7 @@ def test_a_copy_that_has_lost_a_file_is_found_and_one_that_cannot_be_reached_is_
     assert list(verify.damaged_copies([manifest], tmp_path)) == []
     put(target, "0/c/0/0/0", b"short")
     assert list(verify.damaged_copies([manifest], tmp_path)) == [
-        verify.Damage(f"{target['path']}: 0/c/0/0/0 is not as it was published", manifest)
+        verify.Damage(f"{target['path']}: 0/c/0/0/0 is missing, or not as it was published", manifest)
     ]
     written = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**written, "path": "x3://bucket/large.ome.zarr"}))

@@ -63,6 +63,13 @@ class PairsConfig(Selection):
     )
     value_unit: str = Field(default="a.u.", description="Unit of the clean image's values, e.g. counts.")
 
+    @field_validator("scans")
+    @classmethod
+    def _scans_differ(cls, scans: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if scans is not None and len(set(scans)) < len(scans):
+            raise ValueError(f"scans {', '.join(map(str, scans))} name one twice; each may be used once")
+        return scans
+
 
 def alike(spacing: Mapping[Any, float]) -> list[Any]:
     """Axes along which voxels are equally large, to a hundredth: the largest group of them."""

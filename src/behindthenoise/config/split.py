@@ -22,7 +22,10 @@ class SplitConfig(Section):
         description="With `by: region`: for each role the span along each axis, as fractions of the field from 0 to 1.",
     )
     block: Int = Field(
-        default=64, ge=4, description="Edge of a block in voxels; with `by: region` the calibration units are such blocks."
+        default=64,
+        ge=4,
+        description="Edge of a block in voxels; with `by: region`, of those among which a network chooses what it keeps for "
+        "validation. Units of the calibration have the edge calibration.block.",
     )
     gap: Int | Literal["auto"] = Field(
         default="auto", description="Voxels left unused between roles; auto is the receptive field, 2 radius_max + 1."

@@ -124,7 +124,11 @@ def select_channels(array: xr.DataArray, names: tuple[str, ...] | None) -> xr.Da
     known = [str(name) for name in array.coords["channel"].values]
     for name in names:
         if name not in known:
-            cure = "; its file names none: give `channel_names` beside its `path`" if all(one.isdecimal() for one in known) else ""
+            cure = (
+                "; its file has no name of its own for each: give `channel_names` beside its `path`"
+                if all(one.isdecimal() for one in known)
+                else ""
+            )
             raise SourceError(f"channel {name!r} does not exist in {_where(array)}; it has {', '.join(known)}{cure}")
     return array.isel(channel=[known.index(name) for name in names])
 

@@ -52,6 +52,8 @@ class Slice:
         Where the middle of the first pixel lies, from row to row and along columns.
     unlike
         Size of its voxels and of those that the networks learned from, where they differ; else empty.
+    unnamed
+        Whether its file names no channels, which are taken for those of the pairs in their order.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Slice:
     explained: tuple[float, ...] = ()
     origin: tuple[float, float] = (0.0, 0.0)
     unlike: str = ""
+    unnamed: bool = False
 
 
 class Certificate(TypedDict):

@@ -41,7 +41,7 @@ def notices(content: Content) -> list[str]:
             f"On test data coverage, with all of its 95 % interval, falls short of {promised} by more than {100 * FAR_SHORT:g} "
             f"points where the median lies in these tenths of its values: {told}{cure}."
         )
-    return [*found, *_unjudged(content), *_other_notices(content), *content.certificate["warnings"]]
+    return [*found, *_unjudged(content), *_of_pairs(content), *_of_volumes(content), *content.certificate["warnings"]]
 
 
 def _unjudged(content: Content) -> Iterator[str]:
@@ -70,8 +70,8 @@ def _tenth(row: Row, unit: str) -> str:
     return f"{row['channel']} from {number(row['from'])} to {number(row['to'])} {unit}"
 
 
-def _other_notices(content: Content) -> Iterator[str]:
-    """The same of images, regions and volumes."""
+def _of_pairs(content: Content) -> Iterator[str]:
+    """What was noticed of the pairs."""
     if content.displaced:
         yield (
             f"Scans of the training pairs are displaced: {_told(list(content.displaced))}. Networks learn "
@@ -84,6 +84,15 @@ def _other_notices(content: Content) -> Iterator[str]:
             f"On test data the slow scan correlates less with the denoised image than with the fast scan itself: {told}. "
             "Train longer, and see whether both scans show the same field."
         )
+    if told := _told([str(row["channel"]) for row in content.channels if math.isnan(float(row["correlation_noisy"]))]):
+        yield (
+            f"The fast scans of {told} are constant on test data: what is shown of such a channel comes from the other channels "
+            "alone, if from anything."
+        )
+
+
+def _of_volumes(content: Content) -> Iterator[str]:
+    """What was noticed of lists of regions, and of volumes."""
     for one in content.regions:
         level, share = one.facts["asked"]["level"], one.facts.get("test", {}).get("false_share")
         if share is not None and share > level:
@@ -91,7 +100,13 @@ def _other_notices(content: Content) -> Iterator[str]:
                 f"Regions {one.name} of volume {one.volume}: at most {percent(level)} of their area is promised to be false, in "
                 f"expectation; of the test voxels that are chosen in the same way, {percent(share)} are."
             )
-    if told := _told([f"those of volume {plane.name} are {plane.unlike}" for plane in content.volumes if plane.unlike]):
+    if told := _told([f"volume {plane.name}" for plane in content.volumes if plane.unnamed]):
+        yield (
+            f"Channels without a name in their file are taken for {', '.join(content.field.channel_names)}, in this order: {told}. "
+            "In another order nothing that is shown of them holds; `channel_names` beside the path says which they are."
+        )
+    planes = (content.field, *content.volumes)
+    if told := _told([f"those of volume {plane.name} are {plane.unlike}" for plane in planes if plane.unlike]):
         yield (
             f"Voxels seem to be of another size: {told}. Networks know what they have learned in voxels; what has another size "
             "in voxels is new to them, and no promise is about it."

@@ -24,6 +24,7 @@ from behindthenoise.report.regions import overlay
 from behindthenoise.report.style import CHANNEL_LIMIT, PAGE_WIDTH, STYLE
 
 Place = Literal["wide", "half", "beside"]
+TOLD_FROM = 0.005  # of the marked voxels
 PRIMARIES = ("red", "green", "blue")
 
 
@@ -348,8 +349,15 @@ def _region_drawings(found: RegionList, index: int) -> Iterator[Drawing]:
         f"regions_{index}_{found.volume}_{found.name}",
         overlay(dict(found.facts), found.median, found.regions),
         alt=f"Regions of {found.facts['words']} in {found.volume}",
-        caption=" ".join([str(promised), *_tested(found)]),
+        caption=" ".join([str(promised), *_left_out_as_small(found), *_tested(found)]),
     )
+
+
+def _left_out_as_small(found: RegionList) -> Iterator[str]:
+    """How much of what is marked the list does not hold."""
+    marked, smallest = found.facts["marked"], found.facts["asked"]["smallest"]
+    if marked and (share := 1 - found.facts["listed"] / marked) >= TOLD_FROM:
+        yield f"{percent(share)} of the marked voxels are in regions of fewer than {smallest}, the smallest that is listed."
 
 
 def _tested(found: RegionList) -> Iterator[str]:

@@ -13,7 +13,7 @@ from behindthenoise.errors import SourceError
 from behindthenoise.io import stores, volumes
 from behindthenoise.io.canonical import canonical, read_mask, reading
 from behindthenoise.io.datasets import write_input
-from behindthenoise.io.geometry import Axes, told_by
+from behindthenoise.io.geometry import UNNAMED, Axes, told_by
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.volumes import Volume
 from behindthenoise.run import pairs as store_of_pairs
@@ -38,6 +38,8 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
     # of the copy, because a source may be slow or far away, and is read once
     require_data(volumes.open_input(store), name, masked=config is None or config.mask is not None)
     log(f"fetch: volume {name}: {dict(noisy.sizes)}")
+    if UNNAMED in noisy.attrs:
+        log(f"warning: {noisy.attrs['origin']} names no channels: taken for {', '.join(axes.channels)}, in this order")
     write_json(
         manifest,
         {
@@ -81,6 +83,8 @@ def read(config: VolumeConfig, like: PairsConfig | None, axes: Axes) -> tuple[xr
     if like is not None and not config.channels and named and len(axes.channels) > 1:
         # they may stand in another order than in the pairs
         noisy = canonical(config.noisy, Selection(channels=axes.channels, crop=config.crop), ("scan", "channel"))
+    if like is not None and not named and len(axes.channels) > 1 and not all(name.isdecimal() for name in axes.channels):
+        noisy.attrs[UNNAMED] = True
     if "z" not in axes.space and noisy.sizes.get("z") == 1:
         noisy = noisy.isel(z=0, drop=True)
     origin = noisy.attrs["origin"]

@@ -22,7 +22,7 @@ from behindthenoise.core.calibration.thresholds import expect_enough
 from behindthenoise.core.network import Network
 from behindthenoise.core.training import Training
 from behindthenoise.io.finished import PRIMARIES
-from behindthenoise.io.geometry import Axes, told_by
+from behindthenoise.io.geometry import UNNAMED, Axes, told_by
 from behindthenoise.io.volumes import STATISTICS
 from behindthenoise.run import check, fetch, ingest, place
 from behindthenoise.run import networks as on_disk
@@ -35,11 +35,12 @@ MOST_TIMED = 3  # members; the others are taken to be as fast for each multiply-
 
 @dataclass(frozen=True)
 class Field:
-    """Name, shape and number of channels of one volume."""
+    """Name, shape and number of channels of one volume, and whether its file names none of several."""
 
     name: str
     shape: tuple[int, ...]
     channels: int
+    unnamed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,10 @@ def divided(config: Config, pairs: Pairs) -> Iterator[str]:
     calibrates = split.role == splitting.CALIBRATION
     units = expect_enough(config.calibration, pairs.axes.value_unit, calibrates, pairs.scans)
     counts = ", ".join(f"{name} {np.mean(split.role == value):.0%}" for name, value in splitting.ROLES.items())
-    yield f"split: {_count(len(pairs.mask), 'image')} of {_times(pairs.shape)} voxels: {counts}; {gap} voxels between roles"
+    yield (
+        f"split: {_count(pairs.scans, 'scan')} of {_count(len(pairs.mask), 'image')} of {_times(pairs.shape)} voxels: {counts}; "
+        f"{gap} voxels between roles"
+    )
     yield f"  {units} can carry guarantee {config.calibration.guarantee}, if they are alike"
 
 
@@ -136,7 +140,7 @@ def fields(config: Config, pairs: Pairs) -> Iterator[Field]:
         else:
             found, _ = fetch.read(volume, config.pairs, axes)
             place.of_volume(volume, config.pairs, trained, told_by(found.attrs))
-            yield Field(name, found.shape[1:], count)
+            yield Field(name, found.shape[1:], count, UNNAMED in found.attrs)
 
 
 def training(config: Config, drawn: Sequence[Architecture], field: Field) -> Iterator[str]:
@@ -193,7 +197,8 @@ def described(config: Config, drawn: Sequence[Architecture], field: Field) -> It
     read = sum(prod(part.stop - part.start for part in tile.read) for tile in tiles)
     raw, finished = voxels * (16 * field.channels + 2 * components), voxels * finished_bytes(config, field.channels)
     seconds = seconds_of(drawn, core, halo)
-    yield f"volume {field.name}: {_times(shape)} voxels, channels {field.channels}"
+    unnamed = ", which its file does not name: taken in the order of the pairs" * field.unnamed
+    yield f"volume {field.name}: {_times(shape)} voxels, channels {field.channels}{unnamed}"
     more = 100 * (read / voxels - 1)
     yield f"  {_count(len(tiles), 'tile')} of {_times(core)}, halo {halo}: {more:.0f} % more voxels read than written"
     yield f"  {_count(len(shards), 'shard')} of {_times(layout.shard)}, for {_count(inference.jobs, 'job')}"

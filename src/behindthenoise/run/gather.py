@@ -16,7 +16,7 @@ from behindthenoise.core.split import ROLES, shown_image, shown_plane, units_of
 from behindthenoise.io import stores, tables
 from behindthenoise.io import volumes as volumes_io
 from behindthenoise.io.finished import EMBEDDING
-from behindthenoise.io.geometry import Geometry, read_geometry
+from behindthenoise.io.geometry import UNNAMED, Geometry, read_geometry
 from behindthenoise.io.npz import read_npz, write_npz
 from behindthenoise.io.record import environment, read_json, run_record, write_json
 from behindthenoise.run import pairs as store_of_pairs
@@ -125,16 +125,17 @@ def cut(name: str, finished: Path, pairs: Stored, placed: Mapping[str, Geometry]
         "spacing": [step * part.step for step, part in zip(geometry.spacing[lead:], (rows, columns), strict=True)],
         "origin": geometry.origin[lead:],
         "axes": geometry.space[lead:],
-        "unlike": unlike(geometry, trained, given.told),
+        "unlike": unlike(geometry, trained, [given.told] if name != "field" else list(pairs.told.values())),
+        "unnamed": bool(given.told.get(UNNAMED)),
         "explained": group[EMBEDDING].attrs["explained"],
     }
     return meta, arrays
 
 
-def unlike(geometry: Geometry, trained: Geometry, told: Mapping[str, Any]) -> str:
-    """Voxels of a volume beside those of the training pairs and those that its file tells, in words; nothing if all are alike."""
+def unlike(geometry: Geometry, trained: Geometry, told: Sequence[Mapping[str, Any]]) -> str:
+    """Voxels of a volume beside those of the training pairs and those that its files tell, in words; nothing if all are alike."""
     others = [f"those of the training pairs {trained.voxel}"] if geometry.differs(trained) else []
-    others += [f"by its file {by_file}"] if (by_file := told_otherwise(geometry, told)) else []
+    others += [f"by {source['origin']} {by_file}" for source in told if (by_file := told_otherwise(geometry, source))]
     return ", ".join([geometry.voxel, *others]) if others else ""
 
 

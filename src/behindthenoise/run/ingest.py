@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from behindthenoise.config import SPACE_AXES, PairsConfig, SplitConfig, SyntheticConfig
 from behindthenoise.core import metrics, synthetic
@@ -24,6 +24,8 @@ from behindthenoise.run.pairs import Loaded, Pairs
 from behindthenoise.stages import Spec
 
 COMPARED, FEWEST_COMPARED = 100_000, 100  # voxels by which is judged whether scans show the same fields
+SAME = 1 - 1e-6  # correlation of scans that differ by rounding alone
+LEVELS = 16  # steps of float32 in a standard deviation, at least
 DISPLACEMENTS = 19  # so that scans of different fields pass in one case of 20 a channel
 
 
@@ -111,8 +113,13 @@ def read(config: PairsConfig) -> Fields:
     """
     noisy, slow, lazy_mask, axes = opened(config)
     clean, extra = averaged(slow)
-    with reading(noisy.attrs["origin"], clean.attrs["origin"]):
-        values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
+    values = {}
+    for name, array in (("noisy", noisy), ("clean", clean)):
+        with reading(array.attrs["origin"]):
+            stored = array.to_numpy()
+        expect_resolved(stored, f"{name} {array.attrs['origin']}", array.dims.index("channel"))
+        values[name] = stored.astype(np.float32)
+        del stored
     mask = read_mask_of(config, lazy_mask, (*clean.shape[:1], *clean.shape[2:]))
     for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
         expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
@@ -214,7 +221,7 @@ def expect_finite(values: Float[np.ndarray, " *lead"], mask: Bool[np.ndarray, " 
     inside = np.broadcast_to(mask.reshape(shape), values.shape)
     bad = int((~np.isfinite(values) & inside).sum())
     if bad:
-        cure = "exclude them by the mask" if masked else "give pairs.mask, or fill them"
+        cure = "exclude them by the mask, which is true where there are data" if masked else "give pairs.mask, or fill them"
         where = "under the mask" if masked else "and no mask is given"
         raise SourceError(f"{what} has {bad} voxels that are NaN or infinite {where}; {cure}")
     values[~inside] = np.nan
@@ -247,6 +254,7 @@ def expect_related(
                 f"channel {name!r} of pairs.clean is {values[0]:g} in all training voxels, so that nothing can be learned of it; "
                 "leave it out by pairs.channels, or choose other training voxels"
             )
+    expect_noise(noisy, slow, chosen)
     shape, best = np.array(trains.shape), np.full(len(channels), -np.inf)
     for _ in range(DISPLACEMENTS):
         there = (chosen + random.integers(shape // 4, shape - shape // 4)) % shape
@@ -260,6 +268,57 @@ def expect_related(
             f"pairs.noisy and pairs.clean do not seem to show the same fields: their correlation over training voxels ({told}) is "
             "no better than with one of them displaced at random; look at the order of axes, images, slices, and at orientation"
         )
+
+
+def expect_noise(
+    noisy: Float[np.ndarray, " image scan c *space"], slow: Float[np.ndarray, " c n"], places: Int[np.ndarray, " n axis"]
+) -> None:
+    """
+    Nothing, if no fast scan is the slow one, but for a factor and an offset, and not all channels of the fast scans are constant.
+
+    Parameters
+    ----------
+    slow
+        The slow scan at `places` (image, *space).
+
+    Raises
+    ------
+    SourceError
+        Names the scan.
+    """
+    constant = True
+    for scan in range(noisy.shape[1]):
+        fast = values_at(noisy[:, scan], places)
+        found = np.array([*map(metrics.pearson, fast, slow)])
+        if np.isfinite(found).any() and np.nanmin(found) > SAME:
+            raise SourceError(
+                f"scan {scan} of pairs.noisy (the first is 0) is pairs.clean itself, from which no noise can be learned; look at "
+                "the pattern of pairs.noisy.path, or leave the scan out by pairs.scans"
+            )
+        constant &= not np.ptp(fast, axis=1).any()
+    if constant:
+        raise SourceError("pairs.noisy is constant in all training voxels, so that nothing can be learned from it")
+
+
+def expect_resolved(values: Shaped[np.ndarray, " *lead"], what: str, axis: int) -> None:
+    """
+    Nothing, if float32, in which all is computed, tells the values of each channel (along `axis`) apart.
+
+    Raises
+    ------
+    SourceError
+        If they lie so far from zero that they are rounded to a few levels.
+    """
+    if values.dtype.itemsize < 4 or values.dtype == np.float32:
+        return
+    for channel in np.moveaxis(values, axis, 0):
+        known = channel[np.isfinite(channel)]
+        step = np.spacing(np.float32(np.abs(known).max(initial=0)))
+        if 0 < (width := known.std(dtype=np.float64)) < LEVELS * step:
+            raise SourceError(
+                f"{what} lies around {known.mean(dtype=np.float64):g} with a standard deviation of {width:g}, and numbers of this "
+                f"size are told apart by {step:g} (float32): subtract an offset from it"
+            )
 
 
 def values_at(array: Float[np.ndarray, " image c *space"], places: Int[np.ndarray, " n axis"]) -> Float[np.ndarray, " c n"]:

@@ -90,6 +90,7 @@ def run(
             "words": words(asked, source.axes),
             "regions": len(rows),
             **facts,
+            "listed": sum(int(str(row["voxels"])) for row in rows),
             "plane": described,
             "digests": {name: stores.digest(stores.get_array(maps, name)) for name in kinds},
             "spec": spec.as_data(),

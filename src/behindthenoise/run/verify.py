@@ -157,7 +157,7 @@ def damaged_copies(manifests: Iterable[Path], workplace: Path) -> Iterator[Damag
         path = content["path"] if remote.is_url(content["path"]) else str(workplace / content["path"])
         try:
             for name in publish.differences(remote.place(path, content["options"]), sizes):
-                yield Damage(f"{content['path']}: {name} is not as it was published", manifest)
+                yield Damage(f"{content['path']}: {name} is missing, or not as it was published", manifest)
         except RemoteError as problem:
             yield Damage(f"whether the published {content['volume']} is whole is unknown: {problem}", manifest)
 

@@ -144,7 +144,7 @@ def warnings(config: CalibrationConfig, basis: Basis, flagged: Sequence[str]) ->
     if basis.one_field and basis.blocks is not None and basis.blocks < FEWEST_BLOCKS:
         found.append(
             f"Of some channel or group, the calibration voxels are worth no more than {basis.blocks:.2g} blocks of three "
-            "correlation radii (`blocks` of each threshold): so few hardly show how far misses depend on each other, and the "
+            "correlation radii ('blocks' of each threshold): so few hardly show how far misses depend on each other, and the "
             f"promise may fail more often than it says. A larger calibration field would show it, up to the {LARGEST} voxels that "
             f"are looked at, and {FEWEST_UNITS} images would be units themselves."
         )
