@@ -433,6 +433,15 @@ def test_tokens_that_are_covered_too_rarely_are_named_at_the_top_if_they_were_pr
     assert told not in top_of(promising(short, grouped_by=["intensity"]))
 
 
+def test_scans_that_are_covered_too_rarely_are_named_at_the_top() -> None:
+    rows = [{"channel": "intensity", "scan": scan, **judged(1, 0.9)} for scan in range(3)]
+    assert "single fast scans" not in top_of(replace(QUICK, scans=rows))
+    rows[2] |= {"coverage": 0.86, "coverage_high": 0.88}
+    shown = replace(QUICK, scans=rows)
+    assert "coverage of single fast scans (the first is 0) falls short of 90 %: intensity in scan 2 (86.0 %)." in top_of(shown)
+    assert "Coverage by fast scan" in read(shown) and "Coverage by fast scan" not in read(QUICK)
+
+
 def test_of_many_short_tokens_the_worst_are_named_and_the_others_counted() -> None:
     rows = [{**row, "coverage": 0.5 + int(row["token"]) / 100, "coverage_high": 0.8} for row in THREE.token_coverage[:12]]
     text = top_of(replace(QUICK, token_coverage=rows))

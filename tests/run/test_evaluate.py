@@ -49,11 +49,11 @@ def judged_of(fields, experiment, calibration, channel, role=TEST):
     where = np.broadcast_to((fields.role == role)[:, None], fields.tokens.shape)
     own, token, wide = np.moveaxis(quantiles[:, :, :, channel], 2, 0)[:, where], fields.tokens[where], spread[:, :, channel][where]
     truth = np.broadcast_to(fields.clean[:, None, channel], where.shape)[where]
-    image, _, *position = np.nonzero(where)
+    image, scan, *position = np.nonzero(where)
     units = Units.of("block", ASKED["block"], experiment.source.boxes(int(role)))
     unit = np.array([units.ids(int(one), np.array(at)[:, None])[0] for one, *at in zip(image, *position, strict=True)])
     ends = calibration.interval(channel, own, token, wide, (None, None))
-    return Judged(own, wide, fields.noisy[:, :, channel][where], truth, token, unit, *ends)
+    return Judged(own, wide, fields.noisy[:, :, channel][where], truth, token, unit, *ends, scan=scan)
 
 
 def rows_of(table, channel):
@@ -106,7 +106,7 @@ def test_every_group_and_unit_has_the_coverage_of_its_own_voxels(evaluated, chan
     fields, experiment, calibration, _, tables = evaluated
     test = judged_of(fields, experiment, calibration, channel)
     inside, width = test.inside, test.upper - test.lower
-    for table, key, values in (("tokens", "token", test.token), ("units", "unit", test.unit)):
+    for table, key, values in (("tokens", "token", test.token), ("scans", "scan", test.scan), ("units", "unit", test.unit)):
         rows = rows_of(tables[table], channel)
         assert [row[key] for row in rows] == np.unique(values).tolist()
         for row in rows:

@@ -1,6 +1,17 @@
 """From held-out quantiles to thresholds, a certificate, and tables on the test data."""
 
-EVALUATED = ["channels", "intensity", "tokens", "widths", "units", "reliability", "pit", "reference", "ensemble"]
+EVALUATED = [
+    "channels",
+    "intensity",
+    "tokens",
+    "scans",
+    "widths",
+    "units",
+    "reliability",
+    "pit",
+    "reference",
+    "ensemble",
+]
 
 
 rule survey:

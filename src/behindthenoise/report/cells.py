@@ -63,6 +63,7 @@ def tables(content: Content) -> dict[str, Printed]:
         "channels": _printed(content.channels, _coverage_columns()),
         "accuracy": _printed(content.channels, _accuracy_columns(unit)),
         "token_coverage": _printed(content.token_coverage, [Column("token", "token", number), *_judged(("channel",), unit)]),
+        "scans": _printed(content.scans, [Column("scan", "scan", number), *_judged(("channel",), unit)]),
         "intensity": _printed(content.intensity, _judged(("channel", "bin", "from", "to"), unit)),
         "widths": _printed(content.widths, _judged(("channel", "bin", "from", "to"), unit)),
         "reference": _printed(content.reference, _reference_columns(unit)),

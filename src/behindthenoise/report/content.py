@@ -208,6 +208,8 @@ class Content:
         Lists of regions where to measure again.
     displaced
         Which scans do not lie on each other, and by how much, in words.
+    scans
+        Test data by fast scan, where there are several: channel, scan (from 0), then as by token.
     """
 
     dataset: str
@@ -235,3 +237,4 @@ class Content:
     architecture: Architecture | None = None
     regions: tuple[RegionList, ...] = ()
     displaced: Sequence[str] = ()
+    scans: Table = ()

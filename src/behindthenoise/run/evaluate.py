@@ -1,4 +1,4 @@
-"""Verb `evaluate`: test voxels → coverage, width, accuracy: by channel, intensity, token, width, unit, level, ensemble size."""
+"""Verb `evaluate`: test voxels → coverage, width, accuracy: by channel, value, token, scan, width, unit, level, ensemble size."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ from behindthenoise.run.judge import Judged, Row
 from behindthenoise.run.scored import Scored
 from behindthenoise.stages import Spec
 
-TABLES = ("channels", "intensity", "tokens", "widths", "units", "reliability", "pit", "reference", "ensemble")
+TABLES = ("channels", "intensity", "tokens", "scans", "widths", "units", "reliability", "pit", "reference", "ensemble")
 MOST = 1 << 23  # test voxels that are judged, drawn evenly from all; more would not move any digit that is shown
 MOST_OF_MEMBERS = 1 << 20  # of them, those that show what members add, in all channels at once
 LEVELS = tuple(level / 100 for level in range(1, 100))
@@ -54,6 +54,7 @@ def run(
             "channels": [{**judge.summary(test, noisy, config.miscoverage), **distribution}],
             "intensity": judge.by_intensity(test),
             "tokens": judge.by_token(test),
+            "scans": judge.by_scan(test),
             "widths": judge.by_width(test),
             "units": judge.by_unit(test),
             "reliability": reliability,
@@ -97,13 +98,15 @@ def collect(source: HeldOut, counted: Scored, calibration: Calibration, channel:
                 *(values[channel, kept] for values in (piece.spread, piece.noisy, piece.truth)),
                 piece.token[kept],
                 unit,
+                np.full(len(kept), piece.scan),
             )
         )
         if piece.difference is not None:
             differences.append(piece.difference[channel, kept])
-    quantiles, spread, noisy, truth, token, unit = (np.concatenate(column, axis=-1) for column in zip(*parts, strict=True))
+    quantiles, spread, noisy, truth, token, unit, scan = (np.concatenate(column, axis=-1) for column in zip(*parts, strict=True))
     ends = calibration.interval(channel, quantiles, token, spread, config.support)
-    return Judged(quantiles, spread, noisy, truth, token, unit, *ends, np.concatenate(differences) if differences else None)
+    difference = np.concatenate(differences) if differences else None
+    return Judged(quantiles, spread, noisy, truth, token, unit, *ends, difference, scan if source.scans > 1 else None)
 
 
 def at_every_level(config: CalibrationConfig, counted: Scored) -> Iterator[tuple[float, Calibration]]:

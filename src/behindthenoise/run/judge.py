@@ -31,6 +31,8 @@ class Judged:
         Block or image of each voxel.
     lower, upper
         Ends of the calibrated interval.
+    scan
+        Number of the fast scan that each voxel was predicted from; None where there is one.
     """
 
     quantiles: Float32[np.ndarray, " 3 n"]
@@ -42,6 +44,7 @@ class Judged:
     lower: Float32[np.ndarray, " n"]
     upper: Float32[np.ndarray, " n"]
     difference: Float32[np.ndarray, " n"] | None = None
+    scan: Int64[np.ndarray, " n"] | None = None
 
     @property
     def median(self) -> Float32[np.ndarray, " n"]:
@@ -134,6 +137,14 @@ def by_token(test: Judged) -> list[Row]:
     """Groups are tokens."""
     rows = by_group(test, test.token, int(test.token.max(initial=0)) + 1)
     return [{"token": row.pop("group"), **row} for row in rows]
+
+
+def by_scan(test: Judged) -> list[Row]:
+    """Groups are fast scans; none where there is one."""
+    if test.scan is None:
+        return []
+    rows = by_group(test, test.scan, int(test.scan.max(initial=0)) + 1)
+    return [{"scan": row.pop("group"), **row} for row in rows]
 
 
 def by_unit(test: Judged) -> list[Row]:
