@@ -28,7 +28,7 @@ rule fetch:
         spec=lambda wildcards: spec("fetch", volume=wildcards.volume),
     shell:
         "python -m behindthenoise fetch --name {wildcards.volume:q} --pairs {params.pairs:q} --store {params.store:q}"
-        " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1"
+        " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1" + AND_TELL
 
 
 rule place:
