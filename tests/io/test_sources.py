@@ -586,3 +586,22 @@ def test_measured_element_maps_open_with_their_elements():
     part = crop_space(select_channels(array, ("Fe", "Si")), {"y": (100, 164), "x": (0, 64)})
     stored = zarr.open_group(CHONDRITE, mode="r")["noisy_1e2"]
     np.testing.assert_array_equal(part[3].values, stored[3, :, 100:164, 0:64][[2, 0]])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "axes", "gap"),
+    [
+        ([1, 2, 4, 10], "z y x", "s_2_b3.tif and s_4_b3.tif"),
+        ([8, 9, 10], "z y x", None),
+        ([0, 5, 10], "z y x", None),
+        ([1, 2, 4], "scan y x", None),
+    ],
+)
+def test_a_slice_that_is_missing_among_numbered_files_is_told(tmp_path, monkeypatch, capsys, numbers, axes, gap):
+    monkeypatch.chdir(tmp_path)
+    for number in numbers:
+        tifffile.imwrite(f"s_{number}_b3.tif", np.zeros((4, 5), np.uint8))
+    assert open_source(Source(path="s_*.tif", axes=axes)).shape == (len(numbers), 4, 5)
+    told = capsys.readouterr().err
+    assert (f"no file between {gap}, which are taken for neighbouring slices" in told) == (gap is not None)
+    assert ("warning" in told) == (gap is not None)

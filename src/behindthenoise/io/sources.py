@@ -7,6 +7,7 @@ Readers in `formats` know one format each and nothing of our names; `open_source
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, TypeVar, get_args
 
 import dask.array as da
@@ -21,6 +22,7 @@ from behindthenoise.io.copies import copies, named_by_url
 from behindthenoise.io.formats import hdf5, numpy_files, tiff, zarr_stores
 from behindthenoise.io.formats.channels import CHANNEL_WORDS
 from behindthenoise.io.formats.stored import ArrayLike, Stored, size
+from behindthenoise.io.record import log
 
 ALIASES: Mapping[str, Axis] = {
     **{axis: axis for axis in get_args(Axis)},
@@ -88,6 +90,8 @@ def open_source(source: Source) -> xr.DataArray:
     origin = _origin(source.path, stored.name)
     _check_values(stored.values, origin)
     dims = _our_axes(stored, source.axes, origin)
+    if len(files) > 1 and dims[0] == "z" and (gap := _gap(files)):
+        log(f"warning: {source.path} has no file between {gap[0]} and {gap[1]}, which are taken for neighbouring slices")
     array = _lazy(stored.values, dims, source.factor).assign_attrs(origin=origin, **_scale(stored, dims))
     if "channel" in dims:
         names = _our_channels(stored, source.channel_names, array.sizes["channel"], origin)
@@ -246,6 +250,20 @@ def _block(shape: Sequence[int], chunk: Sequence[int], itemsize: int) -> tuple[i
 def _natural(path: str) -> list[tuple[int, str]]:
     """Sorting key by which slice_2 comes before slice_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
+
+
+def _gap(files: Sequence[str]) -> tuple[str, str] | None:
+    """The first two files in order between which numbers are left out, if they are numbered; else None."""
+    numbered = [[int(part) for part in re.findall(r"\d+", PurePath(file).stem)] for file in files]
+    if len({len(row) for row in numbered}) > 1:
+        return None
+    # of several numbers in a name, one counts slices
+    counting = [steps for column in zip(*numbered, strict=True) if (steps := np.diff(column)).min() > 0]
+    if not counting:
+        return None
+    steps = counting[-1]
+    wide = np.flatnonzero(steps > steps.min())
+    return (files[wide[0]], files[wide[0] + 1]) if wide.size else None
 
 
 def _origin(path: str, name: str) -> str:
