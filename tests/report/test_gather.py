@@ -120,3 +120,4 @@ def test_voxels_are_compared_with_those_of_the_pairs_and_of_the_file():
     assert gather.unlike(trained, trained, []) == gather.unlike(own, own, [told]) == ""
     assert gather.unlike(own, trained, [told]) == "0.3 x 0.3 micrometer, those of the training pairs 0.5 x 0.5 micrometer"
     assert gather.unlike(trained, trained, [told]) == "0.5 x 0.5 micrometer, by fast.tif 300 x 300 nanometer"
+    assert gather.unlike(trained, trained, [told, told]) == gather.unlike(trained, trained, [told])

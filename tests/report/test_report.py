@@ -376,10 +376,13 @@ def test_channels_without_names_and_fast_scans_without_contrast_are_said_at_the_
     volume = replace(QUICK.field, name="map", unnamed=True)
     rows = [{**row, "correlation_noisy": math.nan} for row in QUICK.channels]
     told = top_of(replace(QUICK, volumes=(volume,), channels=rows))
-    assert "Channels without a name in their file are taken for intensity, in this order: volume map." in told
+    assert "Channels of which a file does not name each are taken for intensity, in this order: volume map." in told
     assert "The fast scans of intensity are constant on test data" in told
     plain = read(QUICK)
-    assert "Channels without a name" not in plain and "are constant on test data" not in plain
+    assert "does not name each" not in plain and "are constant on test data" not in plain
+    # where the slow scan is constant, no PSNR is known either
+    slow = [{**row, "psnr_noisy": math.nan} for row in rows]
+    assert "are constant on test data" not in top_of(promising(replace(QUICK, channels=slow), warnings=["one"]))
 
 
 @pytest.mark.parametrize("listed", [100, 70])
@@ -438,7 +441,13 @@ def test_scans_that_are_covered_too_rarely_are_named_at_the_top() -> None:
     assert "single fast scans" not in top_of(replace(QUICK, scans=rows))
     rows[2] |= {"coverage": 0.86, "coverage_high": 0.88}
     shown = replace(QUICK, scans=rows)
-    assert "coverage of single fast scans (the first is 0) falls short of 90 %: intensity in scan 2 (86.0 %)." in top_of(shown)
+    assert (
+        "coverage of single fast scans (the first that is used is 0) falls short of 90 %: intensity in scan 2 (86.0 %)."
+        in top_of(shown)
+    )
+    assert "That is 1 of 3; chance would let about 0.08 look like that." in top_of(shown)
+    short = [{**row, "coverage": 0.85, "coverage_low": 0.83, "coverage_high": 0.87} for row in QUICK.channels]
+    assert "single fast scans" not in top_of(replace(shown, channels=short))
     assert "Coverage by fast scan" in read(shown) and "Coverage by fast scan" not in read(QUICK)
 
 

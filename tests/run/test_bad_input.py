@@ -111,9 +111,18 @@ def test_a_slow_scan_among_the_fast_ones(folder, capsys):
     """A pattern may match it, too; from then on networks would learn from what they are judged by."""
     noisy, clean = np.load("noisy.npy"), np.load("clean.npy")
     np.save("noisy.npy", np.stack([*noisy, 3 * clean + 5]))
-    assert ingest(configure()) == 2
-    assert "scan 2 of pairs.noisy (the first is 0) is pairs.clean itself" in capsys.readouterr().err
+    for scans in (None, [2, 0]):
+        assert ingest(configure(pairs={"scans": scans})) == 2
+        assert "scan 2 of pairs.noisy (the first is 0) is pairs.clean itself" in capsys.readouterr().err
     assert ingest(configure(pairs={"scans": [1, 0]})) == 0
+
+
+def test_a_few_bright_voxels_make_no_scan_the_slow_one(folder):
+    noisy, clean = np.load("noisy.npy"), np.load("clean.npy")
+    bright = np.random.default_rng(1).random(clean.shape) < 0.02
+    np.save("noisy.npy", noisy + 1e6 * bright)
+    np.save("clean.npy", clean + 1e6 * bright)
+    assert ingest(configure()) == 0
 
 
 def test_fast_scans_without_anything_to_learn_from(folder, capsys):
@@ -127,6 +136,15 @@ def test_fast_scans_without_anything_to_learn_from(folder, capsys):
     assert "pairs.noisy is constant in all training voxels" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", [0.1, 3.3])
+def test_a_constant_channel_of_doubles_is_not_taken_for_one_that_is_rounded(folder, value):
+    """The standard deviation of a constant is a remainder of rounding."""
+    noisy = np.load("noisy.npy").astype("f8")
+    noisy[:, 1] = value
+    np.save("noisy.npy", noisy)
+    assert ingest(configure()) == 0
+
+
 @pytest.mark.parametrize(
     ("dtype", "offset", "told"), [("i4", 2**30, True), ("f8", 1e9, True), ("i4", 2**20, False), ("f8", 0, False)]
 )
@@ -134,7 +152,7 @@ def test_numbers_that_float32_does_not_tell_apart(folder, capsys, dtype, offset,
     for name in ("noisy", "clean"):
         np.save(f"{name}.npy", (offset + 100 * np.load(f"{name}.npy").astype("f8")).astype(dtype))
     assert ingest(configure()) == (2 if told else 0)
-    message = f"noisy noisy.npy lies around {offset:g}"
+    message = f"clean clean.npy lies around {offset:g}"
     assert (message in capsys.readouterr().err) == told
 
 
@@ -340,7 +358,9 @@ def test_channels_of_a_volume_without_names_are_taken_in_order_and_that_is_told(
     assert ingest(config) == 0
     options = ["--pairs", "pairs.zarr", "--store", "map.zarr", "--manifest", "map.json", "--name", "map"]
     assert main(["fetch", *options, "--spec", specification(config, "fetch", volume="map")]) == 0
-    assert ("warning: map.npy names no channels: taken for Si, Fe, in this order" in capsys.readouterr().err) == (names is None)
+    assert ("warning: map.npy does not name each channel: taken for Si, Fe, in this order" in capsys.readouterr().err) == (
+        names is None
+    )
     assert (UNNAMED in volumes.open_input(Path("map.zarr")).told) == (names is None)
     found = list(forecast.fields(config, forecast.pairs_of(config)))
     assert [field.unnamed for field in found] == [False, names is None]

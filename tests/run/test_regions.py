@@ -127,12 +127,13 @@ def test_the_map_of_levels_is_that_of_calibration_voxels_and_the_list_what_it_ma
     marked = expected <= 0.3
     assert 50 < marked.sum() < (case.median > LIMIT).sum()
     np.testing.assert_array_equal(case.maps["region"] > 0, marked)
-    assert facts["marked"] == sum(row["voxels"] for row in rows) == marked.sum()
+    assert facts["marked"] == facts["listed"] == sum(row["voxels"] for row in rows) == marked.sum()
     assert facts["voxels"] == case.mask.sum() and facts["units"] == 20
 
 
 def test_each_region_is_described_in_units_of_length_and_those_worth_most_come_first(case):
-    _, rows = case.run(above=LIMIT, level=0.3, smallest=4)
+    facts, rows = case.run(above=LIMIT, level=0.3, smallest=4)
+    assert facts["marked"] >= facts["listed"] == sum(row["voxels"] for row in rows)
     labels, maps = case.maps["region"], case.maps
     assert [row["region"] for row in rows] == list(range(1, len(rows) + 1)) and len(rows) > 2
     gains = [row["gain"] for row in rows]

@@ -234,7 +234,9 @@ CHANGES = {
         lambda tree: edit(tree, volumes__wide__origin={"x": 5.5}),
     ],
     "a comment in the code": [lambda tree: edit_code(tree, "core/network.py", "class Network(", "# a remark\nclass Network(")],
-    "a line of code, as of `report/page.py`": [lambda tree: edit_code(tree, "report/page.py", "AT_THE_TOP = 5", "AT_THE_TOP = 4")],
+    "a line of code, as of `report/page.py`": [
+        lambda tree: edit_code(tree, "report/page.py", "TOLD_FROM = 0.005", "TOLD_FROM = 0.006")
+    ],
     "a line of code, as of `core/clustering.py`": [lambda tree: edit_code(tree, "core/clustering.py", "STEPS = 4", "STEPS = 3")],
     "a line of code, as of `core/training.py`": [lambda tree: edit_code(tree, "core/training.py", "return 0.5 *", "return 0.4 *")],
     "one more value in `sweep`": [lambda tree: edit(tree, sweep={"network": {"depth": [4, 5]}, "repeats": 1})],

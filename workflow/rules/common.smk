@@ -106,7 +106,7 @@ BEFORE = (shell._process_prefix or "set -euo pipefail; ").replace(PLACES, "")
 shell.prefix((BEFORE + PLACES).replace("{", "{{").replace("}", "}}"))
 
 
-# What to know before networks train is said on the terminal as well.
+# What is to be known of sources is said on the terminal as well.
 AND_TELL = " && (grep 'warning: ' {log:q} >&2 || true)"
 
 

@@ -61,7 +61,7 @@ rule place:
         spec=lambda wildcards: spec("place", volume=wildcards.volume),
     shell:
         "python -m behindthenoise place --name {wildcards.volume:q} --pairs {params.pairs:q} --volume {params.volume:q}"
-        " --geometry {output.geometry:q} --spec {params.spec:q} > {log:q} 2>&1"
+        " --geometry {output.geometry:q} --spec {params.spec:q} > {log:q} 2>&1" + AND_TELL
 
 
 rule plan:

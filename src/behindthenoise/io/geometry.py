@@ -78,11 +78,11 @@ class Geometry(Axes):
         return replace(self, origin=tuple(start + step * crop.get(axis, (0, 0))[0] for axis, start, step in steps))
 
 
-UNNAMED = "channels_by_position"  # a file that names no channels is taken to have them in the order of the pairs
+UNNAMED = "channels_by_position"  # a file that does not name each channel is taken to have them in the order of the pairs
 
 
 def told_by(attributes: Mapping[Any, Any]) -> dict[str, Any]:
-    """Of the attributes of a source, what it tells of its voxels, its own name, and whether its channels have none."""
+    """Of the attributes of a source, what it tells of its voxels, its own name, and whether not each of its channels has one."""
     return {key: attributes[key] for key in ("origin", "spacing", "position", "unit", UNNAMED) if key in attributes}
 
 

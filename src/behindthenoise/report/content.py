@@ -53,7 +53,7 @@ class Slice:
     unlike
         Size of its voxels and of those that the networks learned from, where they differ; else empty.
     unnamed
-        Whether its file names no channels, which are taken for those of the pairs in their order.
+        Whether its file does not name each channel, so that they are taken for those of the pairs in their order.
     """
 
     name: str
@@ -209,7 +209,7 @@ class Content:
     displaced
         Which scans do not lie on each other, and by how much, in words.
     scans
-        Test data by fast scan, where there are several: channel, scan (from 0), then as by token.
+        Test data by fast scan, where there are several: channel, scan (from 0, of those that are used), then as by token.
     """
 
     dataset: str

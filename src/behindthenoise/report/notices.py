@@ -33,11 +33,15 @@ def notices(content: Content) -> list[str]:
             f"On test data coverage of single tokens falls short of {promised}: {told}. That is {len(rows)} of {every}; were "
             f"all of them covered as nominal, chance would still let about {BY_CHANCE * every:.1g} look like that."
         )
-    if rows := short(content.scans, content.coverage):
+    # of a channel that is short as a whole, no scan is other than the rest
+    whole = {row["channel"] for row in short(content.channels, content.coverage)}
+    if rows := [row for row in short(content.scans, content.coverage) if row["channel"] not in whole]:
         told = _told([f"{row['channel']} in scan {row['scan']} ({percent(row['coverage'])})" for row in rows])
         found.append(
-            f"On test data coverage of single fast scans (the first is 0) falls short of {promised}: {told}. Intervals hold for "
-            "scans like all of them together; look at what is other with these."
+            f"On test data coverage of single fast scans (the first that is used is 0) falls short of {promised}: {told}. "
+            "Intervals hold for scans like all of them together; look at what is other with these. "
+            f"That is {len(rows)} of {len(content.scans)}; chance would let about {BY_CHANCE * len(content.scans):.1g} "
+            "look like that."
         )
     if rows := short(content.intensity, content.coverage - FAR_SHORT):
         unit = content.field.value_unit
@@ -90,10 +94,19 @@ def _of_pairs(content: Content) -> Iterator[str]:
             f"On test data the slow scan correlates less with the denoised image than with the fast scan itself: {told}. "
             "Train longer, and see whether both scans show the same field."
         )
-    if told := _told([str(row["channel"]) for row in content.channels if math.isnan(float(row["correlation_noisy"]))]):
+    # where the slow scan is constant, the PSNR is none either
+    constant = [
+        row for row in content.channels if math.isnan(float(row["correlation_noisy"])) and not math.isnan(float(row["psnr_noisy"]))
+    ]
+    if told := _told([str(row["channel"]) for row in constant]):
         yield (
             f"The fast scans of {told} are constant on test data: what is shown of such a channel comes from the other channels "
             "alone, if from anything."
+        )
+    if content.field.unlike:
+        yield (
+            f"Files of the pairs tell other sizes of voxels than they are taken to have: {content.field.unlike}. Areas, volumes "
+            "and positions follow the first."
         )
 
 
@@ -108,11 +121,11 @@ def _of_volumes(content: Content) -> Iterator[str]:
             )
     if told := _told([f"volume {plane.name}" for plane in content.volumes if plane.unnamed]):
         yield (
-            f"Channels without a name in their file are taken for {', '.join(content.field.channel_names)}, in this order: {told}. "
-            "In another order nothing that is shown of them holds; `channel_names` beside the path says which they are."
+            "Channels of which a file does not name each are taken for "
+            f"{', '.join(content.field.channel_names)}, in this order: {told}. "
+            "In another order nothing that is shown of them holds; channel_names beside the path says which they are."
         )
-    planes = (content.field, *content.volumes)
-    if told := _told([f"those of volume {plane.name} are {plane.unlike}" for plane in planes if plane.unlike]):
+    if told := _told([f"those of volume {plane.name} are {plane.unlike}" for plane in content.volumes if plane.unlike]):
         yield (
             f"Voxels seem to be of another size: {told}. Networks know what they have learned in voxels; what has another size "
             "in voxels is new to them, and no promise is about it."

@@ -39,7 +39,7 @@ def run(spec: Spec, *, pairs: Path, store: Path, manifest: Path, name: str) -> N
     require_data(volumes.open_input(store), name, masked=config is None or config.mask is not None)
     log(f"fetch: volume {name}: {dict(noisy.sizes)}")
     if UNNAMED in noisy.attrs:
-        log(f"warning: {noisy.attrs['origin']} names no channels: taken for {', '.join(axes.channels)}, in this order")
+        log(f"warning: {noisy.attrs['origin']} does not name each channel: taken for {', '.join(axes.channels)}, in this order")
     write_json(
         manifest,
         {

@@ -35,7 +35,7 @@ MOST_TIMED = 3  # members; the others are taken to be as fast for each multiply-
 
 @dataclass(frozen=True)
 class Field:
-    """Name, shape and number of channels of one volume, and whether its file names none of several."""
+    """Name, shape and number of channels of one volume, and whether its file does not name each of several."""
 
     name: str
     shape: tuple[int, ...]
@@ -197,7 +197,7 @@ def described(config: Config, drawn: Sequence[Architecture], field: Field) -> It
     read = sum(prod(part.stop - part.start for part in tile.read) for tile in tiles)
     raw, finished = voxels * (16 * field.channels + 2 * components), voxels * finished_bytes(config, field.channels)
     seconds = seconds_of(drawn, core, halo)
-    unnamed = ", which its file does not name: taken in the order of the pairs" * field.unnamed
+    unnamed = ", not each of which its file names: taken in the order of the pairs" * field.unnamed
     yield f"volume {field.name}: {_times(shape)} voxels, channels {field.channels}{unnamed}"
     more = 100 * (read / voxels - 1)
     yield f"  {_count(len(tiles), 'tile')} of {_times(core)}, halo {halo}: {more:.0f} % more voxels read than written"

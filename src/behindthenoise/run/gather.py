@@ -136,7 +136,8 @@ def unlike(geometry: Geometry, trained: Geometry, told: Sequence[Mapping[str, An
     """Voxels of a volume beside those of the training pairs and those that its files tell, in words; nothing if all are alike."""
     others = [f"those of the training pairs {trained.voxel}"] if geometry.differs(trained) else []
     others += [f"by {source['origin']} {by_file}" for source in told if (by_file := told_otherwise(geometry, source))]
-    return ", ".join([geometry.voxel, *others]) if others else ""
+    # both scans may be in one file
+    return ", ".join(dict.fromkeys([geometry.voxel, *others])) if others else ""
 
 
 def position_of(geometry: Geometry, plane: Sequence[int], shape: Sequence[int]) -> str:

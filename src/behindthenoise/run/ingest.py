@@ -1,6 +1,6 @@
 """Verb `ingest`: sources or generator → `pairs.zarr`, split and scaled."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
     trains = split.role == splitting.TRAIN
     found: list[str] = []
     if generated is None:
-        expect_related(noisy, clean, trains, axes.channels)
+        scans = spec.part("pairs", PairsConfig).scans or range(noisy.shape[1])
+        expect_related(noisy, clean, trains, axes.channels, scans)
         found = displaced(noisy, clean, trains, axes.space)
         log(f"warning: displaced: {'; '.join(found)}" if found else "ingest: no displacement of half a voxel or more was found")
     pairs = Pairs(noisy, clean, fields.mask, split, measure_scale(noisy, clean, trains), axes, gap, fields.told, found)
@@ -112,14 +113,12 @@ def read(config: PairsConfig) -> Fields:
         If the arrays do not fit together or hold values that nobody masked.
     """
     noisy, slow, lazy_mask, axes = opened(config)
+    with reading(slow.attrs["origin"]):
+        expect_resolved(slow.isel(scan=0).to_numpy(), f"clean {slow.attrs['origin']}", axis=1)
     clean, extra = averaged(slow)
-    values = {}
-    for name, array in (("noisy", noisy), ("clean", clean)):
-        with reading(array.attrs["origin"]):
-            stored = array.to_numpy()
-        expect_resolved(stored, f"{name} {array.attrs['origin']}", array.dims.index("channel"))
-        values[name] = stored.astype(np.float32)
-        del stored
+    with reading(noisy.attrs["origin"], clean.attrs["origin"]):
+        expect_resolved(noisy.to_numpy(), f"noisy {noisy.attrs['origin']}", axis=2)
+        values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
     mask = read_mask_of(config, lazy_mask, (*clean.shape[:1], *clean.shape[2:]))
     for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
         expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
@@ -232,6 +231,7 @@ def expect_related(
     clean: Float[np.ndarray, " image c *space"],
     trains: Bool[np.ndarray, " image *space"],
     channels: tuple[str, ...],
+    scans: Sequence[int],
 ) -> None:
     """
     Nothing, if fast and slow scans may show the same fields, as far as training voxels tell.
@@ -251,10 +251,10 @@ def expect_related(
     for name, values in zip(channels, slow, strict=True):
         if np.ptp(values) == 0:
             raise SourceError(
-                f"channel {name!r} of pairs.clean is {values[0]:g} in all training voxels, so that nothing can be learned of it; "
-                "leave it out by pairs.channels, or choose other training voxels"
+                f"channel {name!r} of pairs.clean is {values[0]:g} in all training voxels looked at, so that nothing can be "
+                "learned of it; leave it out by pairs.channels, or choose other training voxels"
             )
-    expect_noise(noisy, slow, chosen)
+    expect_noise(noisy, scans, slow, chosen)
     shape, best = np.array(trains.shape), np.full(len(channels), -np.inf)
     for _ in range(DISPLACEMENTS):
         there = (chosen + random.integers(shape // 4, shape - shape // 4)) % shape
@@ -271,13 +271,18 @@ def expect_related(
 
 
 def expect_noise(
-    noisy: Float[np.ndarray, " image scan c *space"], slow: Float[np.ndarray, " c n"], places: Int[np.ndarray, " n axis"]
+    noisy: Float[np.ndarray, " image scan c *space"],
+    scans: Sequence[int],
+    slow: Float[np.ndarray, " c n"],
+    places: Int[np.ndarray, " n axis"],
 ) -> None:
     """
     Nothing, if no fast scan is the slow one, but for a factor and an offset, and not all channels of the fast scans are constant.
 
     Parameters
     ----------
+    scans
+        Their numbers in the source.
     slow
         The slow scan at `places` (image, *space).
 
@@ -287,9 +292,10 @@ def expect_noise(
         Names the scan.
     """
     constant = True
-    for scan in range(noisy.shape[1]):
-        fast = values_at(noisy[:, scan], places)
-        found = np.array([*map(metrics.pearson, fast, slow)])
+    for index, scan in enumerate(scans):
+        fast = values_at(noisy[:, index], places)
+        # ranks as well: where few voxels are far brighter than all others, values correlate whatever the noise
+        found = np.array([[*map(alike, fast, slow)] for alike in (metrics.pearson, metrics.spearman)])
         if np.isfinite(found).any() and np.nanmin(found) > SAME:
             raise SourceError(
                 f"scan {scan} of pairs.noisy (the first is 0) is pairs.clean itself, from which no noise can be learned; look at "
@@ -297,7 +303,7 @@ def expect_noise(
             )
         constant &= not np.ptp(fast, axis=1).any()
     if constant:
-        raise SourceError("pairs.noisy is constant in all training voxels, so that nothing can be learned from it")
+        raise SourceError("pairs.noisy is constant in all training voxels looked at, so that nothing can be learned from it")
 
 
 def expect_resolved(values: Shaped[np.ndarray, " *lead"], what: str, axis: int) -> None:
@@ -313,8 +319,10 @@ def expect_resolved(values: Shaped[np.ndarray, " *lead"], what: str, axis: int) 
         return
     for channel in np.moveaxis(values, axis, 0):
         known = channel[np.isfinite(channel)]
-        step = np.spacing(np.float32(np.abs(known).max(initial=0)))
-        if 0 < (width := known.std(dtype=np.float64)) < LEVELS * step:
+        if not known.size or known.min() == known.max():
+            continue
+        step = np.spacing(np.float32(np.abs(known).max()))
+        if (width := known.std(dtype=np.float64)) < LEVELS * step:
             raise SourceError(
                 f"{what} lies around {known.mean(dtype=np.float64):g} with a standard deviation of {width:g}, and numbers of this "
                 f"size are told apart by {step:g} (float32): subtract an offset from it"

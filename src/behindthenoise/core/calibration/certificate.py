@@ -145,8 +145,9 @@ def warnings(config: CalibrationConfig, basis: Basis, flagged: Sequence[str]) ->
         found.append(
             f"Of some channel or group, the calibration voxels are worth no more than {basis.blocks:.2g} blocks of three "
             "correlation radii ('blocks' of each threshold): so few hardly show how far misses depend on each other, and the "
-            f"promise may fail more often than it says. A larger calibration field would show it, up to the {LARGEST} voxels that "
-            f"are looked at, and {FEWEST_UNITS} images would be units themselves."
+            f"promise may fail more often than it says. A larger calibration field would show it (of all fields, {LARGEST} voxels "
+            "are looked at, or fewer where there are many channels and scans), and "
+            f"{FEWEST_UNITS} images would be units themselves."
         )
     if config.guarantee == "pooled":
         found.append("Guarantee 'pooled' counts every pixel as independent, which those of an image are not: it promises nothing.")

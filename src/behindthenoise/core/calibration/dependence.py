@@ -179,7 +179,7 @@ class Lags:
     def _up_to(self, reach: int) -> list[Rings]:
         """Rings of every field; they are the same for all misses."""
         if reach not in self._rings:
-            self._rings = {reach: [_rings(valid, reach) for valid in self._valid]}
+            self._rings[reach] = [_rings(valid, reach) for valid in self._valid]
         return self._rings[reach]
 
 

@@ -119,6 +119,8 @@ def expect_enough(config: CalibrationConfig, value_unit: str, chosen: Iterable[B
     images = blocks = pixels = 0
     for voxels in chosen:
         images, blocks, pixels = images + bool(voxels.any()), blocks + blocks_with(voxels, edge), pixels + scans * int(voxels.sum())
+    if not images:
+        raise CalibrationError("no voxel calibrates; give the calibration a part of the data")
     kind = unit_kind(images, config.unit)
     count = images if kind == "image" else blocks
     sides = Score(kind_of(config.score, value_unit), floor=1.0).sides
