@@ -152,7 +152,7 @@ def test_numbers_that_float32_does_not_tell_apart(folder, capsys, dtype, offset,
     for name in ("noisy", "clean"):
         np.save(f"{name}.npy", (offset + 100 * np.load(f"{name}.npy").astype("f8")).astype(dtype))
     assert ingest(configure()) == (2 if told else 0)
-    message = f"clean clean.npy lies around {offset:g}"
+    message = f"noisy noisy.npy lies around {offset:g}"
     assert (message in capsys.readouterr().err) == told
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from behindthenoise.config import SPACE_AXES, PairsConfig, SplitConfig, SyntheticConfig
 from behindthenoise.core import metrics, synthetic
@@ -113,12 +113,12 @@ def read(config: PairsConfig) -> Fields:
         If the arrays do not fit together or hold values that nobody masked.
     """
     noisy, slow, lazy_mask, axes = opened(config)
-    with reading(slow.attrs["origin"]):
-        expect_resolved(slow.isel(scan=0).to_numpy(), f"clean {slow.attrs['origin']}", axis=1)
     clean, extra = averaged(slow)
     with reading(noisy.attrs["origin"], clean.attrs["origin"]):
-        expect_resolved(noisy.to_numpy(), f"noisy {noisy.attrs['origin']}", axis=2)
-        values = {name: array.to_numpy().astype(np.float32) for name, array in (("noisy", noisy), ("clean", clean))}
+        noisy, clean = noisy.compute(), clean.compute()
+        expect_resolved(noisy, "noisy")
+        expect_resolved(slow.isel(scan=0) if slow.sizes["scan"] > 1 else clean, "clean")
+    values = {"noisy": noisy.to_numpy().astype(np.float32), "clean": clean.to_numpy().astype(np.float32)}
     mask = read_mask_of(config, lazy_mask, (*clean.shape[:1], *clean.shape[2:]))
     for name, origin in (("noisy", noisy.attrs["origin"]), ("clean", clean.attrs["origin"])):
         expect_finite(values[name], mask, f"{name} {origin}", masked=config.mask is not None)
@@ -306,26 +306,26 @@ def expect_noise(
         raise SourceError("pairs.noisy is constant in all training voxels looked at, so that nothing can be learned from it")
 
 
-def expect_resolved(values: Shaped[np.ndarray, " *lead"], what: str, axis: int) -> None:
+def expect_resolved(scans: xr.DataArray, what: str) -> None:
     """
-    Nothing, if float32, in which all is computed, tells the values of each channel (along `axis`) apart.
+    Nothing, if float32, in which all is computed, tells the values of each channel apart.
 
     Raises
     ------
     SourceError
         If they lie so far from zero that they are rounded to a few levels.
     """
-    if values.dtype.itemsize < 4 or values.dtype == np.float32:
+    if scans.dtype.itemsize < 4 or scans.dtype == np.float32:
         return
-    for channel in np.moveaxis(values, axis, 0):
+    for channel in scans.transpose("channel", ...).to_numpy():
         known = channel[np.isfinite(channel)]
         if not known.size or known.min() == known.max():
             continue
         step = np.spacing(np.float32(np.abs(known).max()))
         if (width := known.std(dtype=np.float64)) < LEVELS * step:
             raise SourceError(
-                f"{what} lies around {known.mean(dtype=np.float64):g} with a standard deviation of {width:g}, and numbers of this "
-                f"size are told apart by {step:g} (float32): subtract an offset from it"
+                f"{what} {scans.attrs['origin']} lies around {known.mean(dtype=np.float64):g} with a standard deviation of {width:g}, "
+                f"and numbers of this size are told apart by {step:g} (float32): subtract an offset from it"
             )
 
 
