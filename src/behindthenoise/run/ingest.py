@@ -324,8 +324,8 @@ def expect_resolved(scans: xr.DataArray, what: str) -> None:
         step = np.spacing(np.float32(np.abs(known).max()))
         if (width := known.std(dtype=np.float64)) < LEVELS * step:
             raise SourceError(
-                f"{what} {scans.attrs['origin']} lies around {known.mean(dtype=np.float64):g} with a standard deviation of {width:g}, "
-                f"and numbers of this size are told apart by {step:g} (float32): subtract an offset from it"
+                f"{what} {scans.attrs['origin']} lies around {known.mean(dtype=np.float64):g} with a standard deviation of "
+                f"{width:g}, and numbers of this size are told apart by {step:g} (float32): subtract an offset from it"
             )
 
 
