@@ -187,8 +187,11 @@ def test_channels_chosen_by_name_fit_whatever_their_order(folder):
     assert ingest(configure(clean={"channel_names": ["Fe", "Si"]}, pairs={"channels": ["Si", "Fe"]})) == 0
 
 
-def test_names_of_the_fast_scans_are_enough(folder):
+def test_names_of_the_fast_scans_are_enough_and_that_is_told(folder, capsys):
+    assert ingest(configure()) == 0
+    assert "does not name" not in capsys.readouterr().err
     assert ingest(configure(clean={"channel_names": None})) == 0
+    assert "warning: clean.npy does not name each channel: taken for Si, Fe, in this order" in capsys.readouterr().err
     assert xr.open_zarr("pairs.zarr", consolidated=False)["channel"].values.tolist() == ["Si", "Fe"]
 
 

@@ -16,7 +16,7 @@ from behindthenoise.core.scale import Scale
 from behindthenoise.errors import SourceError
 from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, read_mask, reading
 from behindthenoise.io.datasets import write_dataset
-from behindthenoise.io.geometry import Axes, named_channels, told_by
+from behindthenoise.io.geometry import UNNAMED, Axes, named_channels, told_by
 from behindthenoise.io.record import log, write_json
 from behindthenoise.io.stores import metadata_digest
 from behindthenoise.run.displaced import displaced
@@ -52,6 +52,9 @@ def run(spec: Spec, *, store: Path, manifest: Path) -> None:
     splitting.check_no_leak(split, gap)
     trains = split.role == splitting.TRAIN
     found: list[str] = []
+    for told in fields.told.values():
+        if UNNAMED in told:
+            log(f"warning: {told['origin']} does not name each channel: taken for {', '.join(axes.channels)}, in this order")
     if generated is None:
         scans = spec.part("pairs", PairsConfig).scans or range(noisy.shape[1])
         expect_related(noisy, clean, trains, axes.channels, scans)
@@ -146,7 +149,11 @@ def opened(config: PairsConfig) -> tuple[xr.DataArray, xr.DataArray, xr.DataArra
     sizes = {name: slow.sizes[name] for name in ("image", *space)}
     mask = None if config.mask is None else read_mask(config.mask, config.crop, sizes)
     named = [tuple(str(name) for name in array.coords["channel"].to_numpy()) for array in (slow, noisy)]
-    names = next((row for row in named if not all(name.isdecimal() for name in row)), named[0])
+    unnamed = [all(name.isdecimal() for name in row) for row in named]
+    names = next((row for row, none in zip(named, unnamed, strict=True) if not none), named[0])
+    for array, none in zip((slow, noisy), unnamed, strict=True):
+        if none and not all(unnamed) and len(names) > 1:
+            array.attrs[UNNAMED] = True
     return noisy, slow, mask, Axes(space, names, config.value_unit)
 
 
