@@ -103,7 +103,7 @@ def test_a_measured_volume_has_its_own_voxels_and_place_in_store_and_report(chan
     tifffile.imwrite(changed.folder / "map.ome.tif", np.ones((40, 50), np.float32), metadata={"axes": "YX", **pixels})
     own = {"noisy": "map.ome.tif", "crop": {"y": [8, 40]}, "origin": {"y": 100, "x": -7}}
     changed.configure(volumes={"own": own})
-    changed.finish()
+    assert "warning: volume own has voxels of 0.25 x 0.5 micrometer" in changed.finish()  # on the terminal
     image = zarr.open_group(changed.results / "volumes/own.ome.zarr", mode="r").attrs["ome"]["multiscales"][0]
     scale, shift = image["datasets"][0]["coordinateTransformations"]
     assert (scale["scale"], shift["translation"]) == ([1, 0.25, 0.5], [0, 102, -7])

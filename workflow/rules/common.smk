@@ -106,10 +106,6 @@ BEFORE = (shell._process_prefix or "set -euo pipefail; ").replace(PLACES, "")
 shell.prefix((BEFORE + PLACES).replace("{", "{{").replace("}", "}}"))
 
 
-# What is to be known of sources is said on the terminal as well.
-AND_TELL = " && (grep 'warning: ' {log:q} >&2 || true)"
-
-
 def spec(stage, **wildcards):
     """What makes a stage run again, as text: its part of the config and a fingerprint of its code."""
     return specification(CONFIG, stage, **wildcards)

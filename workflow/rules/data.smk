@@ -22,4 +22,4 @@ rule ingest:
         spec=spec("ingest"),
     shell:
         "python -m behindthenoise ingest --store {params.store:q} --manifest {output.manifest:q}"
-        " --spec {params.spec:q} > {log:q} 2>&1" + AND_TELL
+        " --spec {params.spec:q} > {log:q} 2>&1 && (grep 'warning: ' {log:q} >&2 || true)"

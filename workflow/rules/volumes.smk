@@ -28,7 +28,7 @@ rule fetch:
         spec=lambda wildcards: spec("fetch", volume=wildcards.volume),
     shell:
         "python -m behindthenoise fetch --name {wildcards.volume:q} --pairs {params.pairs:q} --store {params.store:q}"
-        " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1" + AND_TELL
+        " --manifest {output.manifest:q} --spec {params.spec:q} > {log:q} 2>&1 && (grep 'warning: ' {log:q} >&2 || true)"
 
 
 rule place:
@@ -61,7 +61,7 @@ rule place:
         spec=lambda wildcards: spec("place", volume=wildcards.volume),
     shell:
         "python -m behindthenoise place --name {wildcards.volume:q} --pairs {params.pairs:q} --volume {params.volume:q}"
-        " --geometry {output.geometry:q} --spec {params.spec:q} > {log:q} 2>&1" + AND_TELL
+        " --geometry {output.geometry:q} --spec {params.spec:q} > {log:q} 2>&1 && (grep 'warning: ' {log:q} >&2 || true)"
 
 
 rule plan:
