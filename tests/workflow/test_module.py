@@ -133,8 +133,8 @@ def test_two_modules_have_their_own_settings_and_folders(twice):
 
 
 def test_a_module_with_a_prefix_runs(twice):
-    scan = "import numpy as np, zarr; slow = np.random.default_rng(0).random((96, 96)); "
-    scan += "zarr.save_array('{output.fast}', slow[None] + np.random.default_rng(1).random((1, 96, 96))); np.save('{output.slow}', slow)"
+    scan = "import numpy as np, zarr; random = np.random.default_rng(0); slow = random.random((96, 96)); "
+    scan += "zarr.save_array('{output.fast}', slow[None] + random.random((1, 96, 96))); np.save('{output.slow}', slow)"
     snakefile = twice.folder / "Snakefile"
     snakefile.write_text(snakefile.read_text().replace('"false"', f'"python -c \\"{scan}\\""'))
     target = "second/results/my_sample/members/001/train.json"
