@@ -15,6 +15,7 @@ from behindthenoise.core.patches import Examples
 from behindthenoise.core.split import CALIBRATION, TEST, TRAIN, training_units
 from behindthenoise.errors import SplitError
 from behindthenoise.io.record import log
+from behindthenoise.run import networks as on_disk
 from behindthenoise.run import pairs as store_of_pairs
 from behindthenoise.run import streaming
 from behindthenoise.run.pairs import Loaded
@@ -51,7 +52,8 @@ def load_examples(
 
 def placed(patches: patching.Patches, device: torch.device) -> patching.Patches:
     """Patches on the device, where half of its free memory holds them; otherwise where they are."""
-    if device.type == "cuda" and patches.bytes() > torch.cuda.mem_get_info(device)[0] // 2:
+    free = on_disk.free_bytes(device)
+    if free is not None and patches.bytes() > free // 2:
         log(f"train: {patches.bytes() / 1e9:.2f} GB of patches stay in main memory")
         return patches.serving(device)
     return patches.on(device)

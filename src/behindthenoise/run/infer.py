@@ -128,10 +128,9 @@ def tile_of(
     """Core and halo of the tiles: of those that `plan` counted on, or on a device of its own memory the largest that fit there."""
     drawn = [network.architecture for network in networks]
     layout = memory.lay_out(source.shape, drawn, components, config.memory_bytes, config.tile_edge)
-    device = on_disk.device()
-    if device.type != "cuda" or config.tile_edge is not None:
+    free = on_disk.free_bytes(on_disk.device())
+    if free is None or config.tile_edge is not None:
         return layout.core, layout.halo
-    free, _ = torch.cuda.mem_get_info(device)
     return memory.device_core(layout.shard, layout.halo, layout.voxel_bytes, free), layout.halo
 
 

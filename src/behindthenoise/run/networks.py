@@ -37,6 +37,11 @@ def device(*, sharers: int = 1) -> torch.device:
     return torch.device("cuda", index)
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that are free on a device with memory of its own; None where it is the processor's."""
+    return None if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+
+
 def keep_freed_memory() -> None:
     """
     Let this process keep the memory that it frees until it ends.
