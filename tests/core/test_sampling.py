@@ -3,7 +3,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from behindthenoise.core.sampling import CROP, FEWEST_CROPS, draw_crops, draw_sample, occupied
+from behindthenoise.core.sampling import CROP, FEWEST_CROPS, draw_crops, draw_sample, occupied, subsample
 
 quick = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 
@@ -79,3 +79,10 @@ def test_of_one_voxel_or_none_all_are_drawn_and_none_keeps_company(shape, size, 
     drawn = draw_sample(trains, size, 0)
     np.testing.assert_array_equal(drawn.voxels, np.arange(count))
     assert drawn.pairs.shape == (0, 2)
+
+
+@given(st.integers(0, 100), st.integers(1, 100))
+def test_a_sample_is_as_large_as_asked_for_and_without_repetition(size, limit):
+    drawn = subsample(size, limit, np.random.default_rng(0))
+    assert drawn.size == min(size, limit)
+    assert (np.diff(drawn) > 0).all() and set(drawn) <= set(range(size))

@@ -8,11 +8,11 @@ import pytest
 from scipy.special import ndtri
 
 from behindthenoise.config import CalibrationConfig
-from behindthenoise.core import metrics
 from behindthenoise.core.calibration.groups import Groups
 from behindthenoise.core.calibration.scores import Score
 from behindthenoise.core.calibration.thresholds import Calibration
 from behindthenoise.core.calibration.units import Units
+from behindthenoise.core.metrics.coverage import covers
 from behindthenoise.core.split import CALIBRATION, TEST
 from behindthenoise.io import stores
 from behindthenoise.run import calibrate, evaluate, judge
@@ -358,7 +358,7 @@ def test_where_there_is_no_threshold_at_a_level_it_is_infinite(simulate, make):
 
 def test_metrics_see_what_is_judged():
     test = normal_test(100, np.random.default_rng(1))
-    np.testing.assert_array_equal(test.inside, metrics.covers(test.lower, test.upper, test.truth))
+    np.testing.assert_array_equal(test.inside, covers(test.lower, test.upper, test.truth))
     cut = replace(test, lower=np.full(100, 0.5, np.float32))
     assert (cut.median == 0.5).all(), "the median lies inside the interval"
     np.testing.assert_array_equal(cut.width, 0.5)

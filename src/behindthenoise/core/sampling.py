@@ -1,4 +1,4 @@
-"""Which voxels the projection and the tokens are fitted on, and which of them keep each other's company."""
+"""Samples of voxels: those that the projection and the tokens are fitted on, with each other's company, and plain ones."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -87,3 +87,8 @@ def _ball(ndim: int) -> Int[np.ndarray, " step ndim"]:
     steps = np.array(list(product(range(-REACH, REACH + 1), repeat=ndim)))
     steps = steps[np.linalg.norm(steps, axis=1) <= REACH]
     return np.asarray(steps[np.argsort(np.linalg.norm(steps, axis=1), kind="stable")])
+
+
+def subsample(size: int, limit: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """Indices of `limit` of `size` voxels, drawn without replacement, rising; all where there are no more."""
+    return np.arange(size) if size <= limit else np.sort(rng.choice(size, limit, replace=False, shuffle=False))

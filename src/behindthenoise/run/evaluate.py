@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from behindthenoise.config import CalibrationConfig
-from behindthenoise.core import metrics
 from behindthenoise.core.calibration.scores import Score, apply
 from behindthenoise.core.calibration.thresholds import Calibration, merging_of
 from behindthenoise.core.calibration.units import Units
+from behindthenoise.core.metrics.agreement import pearson
+from behindthenoise.core.metrics.coverage import coverage, coverage_gap
+from behindthenoise.core.sampling import subsample
 from behindthenoise.core.split import TEST
 from behindthenoise.errors import CalibrationError
 from behindthenoise.io import stores, tables
@@ -64,9 +66,7 @@ def run(
         }
         nominal = 1 - float(config.miscoverage)
         for group in ("intensity", "tokens"):
-            found["channels"][0][f"gap_{group}"] = metrics.coverage_gap(
-                np.array([row["coverage"] for row in found[group]]), nominal
-            )
+            found["channels"][0][f"gap_{group}"] = coverage_gap(np.array([row["coverage"] for row in found[group]]), nominal)
         log(f"evaluate: {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found["channels"][0].items()))
         for table, part in found.items():
             rows[table] += [{"channel": name, **row} for row in part]
@@ -82,7 +82,7 @@ def sampled(source: HeldOut, most: int) -> Iterator[tuple[Piece, np.ndarray]]:
     random, share = np.random.default_rng(judge.SEED), min(1.0, most / source.voxels(int(TEST)))
     for piece in source.pieces(int(TEST)):
         size = piece.truth.shape[1]
-        yield piece, metrics.subsample(size, round(share * size), random)
+        yield piece, subsample(size, round(share * size), random)
 
 
 def collect(source: HeldOut, counted: Scored, calibration: Calibration, channel: int, config: CalibrationConfig) -> Judged:
@@ -141,9 +141,9 @@ def by_size(source: HeldOut, members: list[Path]) -> list[list[Row]]:
             found.append(
                 {
                     "members": count,
-                    "correlation": metrics.pearson(median, known),
+                    "correlation": pearson(median, known),
                     "width": judge.mean_width(lower, upper),
-                    "coverage": metrics.coverage(lower, upper, known),
+                    "coverage": coverage(lower, upper, known),
                 }
             )
     return rows

@@ -10,8 +10,9 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 from behindthenoise.config import SPACE_AXES, PairsConfig, SplitConfig, SyntheticConfig
-from behindthenoise.core import metrics, synthetic
 from behindthenoise.core import split as splitting
+from behindthenoise.core import synthetic
+from behindthenoise.core.metrics.agreement import match_intensity, pearson, spearman
 from behindthenoise.core.scale import Scale
 from behindthenoise.errors import SourceError
 from behindthenoise.io.canonical import canonical, expect_equal_channels, expect_equal_sizes, read_mask, reading
@@ -267,8 +268,8 @@ def expect_related(
         there = (chosen + random.integers(shape // 4, shape - shape // 4)) % shape
         known = trains[tuple(there.T)]
         if known.sum() >= FEWEST_COMPARED:
-            best = np.fmax(best, [*map(metrics.pearson, fast[:, known], values_at(clean, there[known]))])
-    found = np.array([*map(metrics.pearson, fast, slow)])
+            best = np.fmax(best, [*map(pearson, fast[:, known], values_at(clean, there[known]))])
+    found = np.array([*map(pearson, fast, slow)])
     if np.isfinite(best).all() and not (found > best).any():
         told = ", ".join(f"{name} {value:.2f}" for name, value in zip(channels, found, strict=True))
         raise SourceError(
@@ -302,7 +303,7 @@ def expect_noise(
     for index, scan in enumerate(scans):
         fast = values_at(noisy[:, index], places)
         # ranks as well: where few voxels are far brighter than all others, values correlate whatever the noise
-        found = np.array([[*map(alike, fast, slow)] for alike in (metrics.pearson, metrics.spearman)])
+        found = np.array([[*map(alike, fast, slow)] for alike in (pearson, spearman)])
         if np.isfinite(found).any() and np.nanmin(found) > SAME:
             raise SourceError(
                 f"scan {scan} of pairs.noisy (the first is 0) is pairs.clean itself, from which no noise can be learned; look at "
@@ -353,7 +354,7 @@ def measure_scale(
     ]
     repeated = [np.broadcast_to(clean[:, None, channel], noisy[:, :, channel].shape) for channel in range(clean.shape[1])]
     every = np.broadcast_to(trains[:, None], noisy[:, :, 0].shape)
-    matches = [metrics.match_intensity(fields[channel][0], repeated[channel][every]) for channel in range(clean.shape[1])]
+    matches = [match_intensity(fields[channel][0], repeated[channel][every]) for channel in range(clean.shape[1])]
     return Scale(
         noisy_shift=tuple(float(values.mean()) for values, _ in fields),
         noisy_scale=tuple(spread(values) for values, _ in fields),

@@ -7,9 +7,33 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer, UInt8
 
-from behindthenoise.core import metrics
 from behindthenoise.core.calibration import reference
 from behindthenoise.core.calibration.thresholds import Calibration, Support
+from behindthenoise.core.metrics.agreement import pearson, psnr, spearman
+from behindthenoise.core.metrics.coverage import (
+    bin_of,
+    coverage,
+    coverage_band,
+    coverage_interval,
+    covers,
+    decile_edges,
+    hit_table,
+    misses,
+    unit_coverage,
+    unit_spread,
+)
+from behindthenoise.core.metrics.sharpness import (
+    crps,
+    gaussian_width,
+    interval_score,
+    pinball_sum,
+    pit_counts,
+    sparsification,
+    weighted_interval_score,
+    width_reduction,
+)
+from behindthenoise.core.metrics.slab import worst_slab
+from behindthenoise.core.sampling import subsample
 from behindthenoise.io.tables import Value
 
 Row = dict[str, Value]
@@ -59,19 +83,19 @@ class Judged:
     @property
     def inside(self) -> Bool[np.ndarray, " n"]:
         """True where the truth lies in its interval."""
-        return metrics.covers(self.lower, self.upper, self.truth)
+        return covers(self.lower, self.upper, self.truth)
 
 
 def summary(test: Judged, noisy: tuple[np.ndarray, np.ndarray], miscoverage: Fraction) -> Row:
     """One channel on all test voxels. The noisy scan's own interval is calibrated by the same method on the same voxels."""
     inside, width, median, random = test.inside, test.width, test.median, np.random.default_rng(SEED)
-    ids, hits, counts = metrics.unit_coverage(inside, test.unit)
-    low, high = metrics.coverage_interval(hits, counts, random)
-    spread, missed = metrics.unit_spread(hits, counts), metrics.misses(test.lower, test.upper, test.truth)
+    ids, hits, counts = unit_coverage(inside, test.unit)
+    low, high = coverage_interval(hits, counts, random)
+    spread, missed = unit_spread(hits, counts), misses(test.lower, test.upper, test.truth)
     noisy_width = mean_width(*noisy)
-    slab = metrics.worst_slab(np.stack([median, width, test.spread], axis=1), inside, test.unit, random)
-    sorted_out = metrics.sparsification(width, median - test.truth, random)
-    drawn = metrics.subsample(len(width), JUDGED_LEVELS, random)
+    slab = worst_slab(np.stack([median, width, test.spread], axis=1), inside, test.unit, random)
+    sorted_out = sparsification(width, median - test.truth, random)
+    drawn = subsample(len(width), JUDGED_LEVELS, random)
     noise = float(np.std(test.noisy - test.truth, dtype=np.float64))
     return {
         "coverage": float(inside.mean()),
@@ -89,25 +113,23 @@ def summary(test: Judged, noisy: tuple[np.ndarray, np.ndarray], miscoverage: Fra
         "width_median": float(np.median(width)),
         "noisy_width": noisy_width,
         "width_reduction": noisy_width / mean_width(test.lower, test.upper) if width.any() else float("nan"),
-        "gaussian_reduction": metrics.width_reduction(
-            mean_width(test.lower, test.upper), metrics.gaussian_width(noise, miscoverage)
-        ),
-        "noisy_coverage": metrics.coverage(*noisy, test.truth),
-        "interval_score": metrics.interval_score(test.lower, test.upper, test.truth, miscoverage),
+        "gaussian_reduction": width_reduction(mean_width(test.lower, test.upper), gaussian_width(noise, miscoverage)),
+        "noisy_coverage": coverage(*noisy, test.truth),
+        "interval_score": interval_score(test.lower, test.upper, test.truth, miscoverage),
         "ause": sorted_out.area,
-        "width_error_correlation": metrics.spearman(width[drawn], np.abs(median - test.truth)[drawn]),
-        "correlation_noisy": metrics.pearson(test.noisy, test.truth),
-        "correlation": metrics.pearson(median, test.truth),
-        "psnr_noisy": metrics.psnr(test.noisy, test.truth),
-        "psnr": metrics.psnr(median, test.truth),
+        "width_error_correlation": spearman(width[drawn], np.abs(median - test.truth)[drawn]),
+        "correlation_noisy": pearson(test.noisy, test.truth),
+        "correlation": pearson(median, test.truth),
+        "psnr_noisy": psnr(test.noisy, test.truth),
+        "psnr": psnr(median, test.truth),
     }
 
 
 def by_group(test: Judged, group: Integer[np.ndarray, " n"], count: int) -> list[Row]:
     """Coverage with its interval, and width, of the voxels of each group; groups without any are left out."""
     ids, unit = np.unique(test.unit, return_inverse=True)
-    hits, counts = metrics.hit_table(test.inside, unit, group, (len(ids), count))
-    band = metrics.coverage_band(hits, counts, np.random.default_rng(SEED))
+    hits, counts = hit_table(test.inside, unit, group, (len(ids), count))
+    band = coverage_band(hits, counts, np.random.default_rng(SEED))
     pixels, widths = counts.sum(axis=0), np.bincount(group, test.width, count)
     return [
         {
@@ -149,7 +171,7 @@ def by_scan(test: Judged) -> list[Row]:
 
 def by_unit(test: Judged) -> list[Row]:
     """Coverage of every test block or image."""
-    ids, hits, counts = metrics.unit_coverage(test.inside, test.unit)
+    ids, hits, counts = unit_coverage(test.inside, test.unit)
     return [
         {"unit": int(unit), "coverage": hit / count, "pixels": int(count)}
         for unit, hit, count in zip(ids, hits.tolist(), counts.tolist(), strict=True)
@@ -167,44 +189,44 @@ def by_level(
     levels
         Nominal coverage with the calibration that it takes, rising.
     """
-    drawn = metrics.subsample(test.truth.size, JUDGED_LEVELS, np.random.default_rng(SEED))
+    drawn = subsample(test.truth.size, JUDGED_LEVELS, np.random.default_rng(SEED))
     quantiles, truth, spread, token = test.quantiles[:, drawn], test.truth[drawn], test.spread[drawn], test.token[drawn]
     ids, unit = np.unique(test.unit[drawn], return_inverse=True)
     counts = np.bincount(unit, minlength=len(ids))
     median = np.sort(quantiles, axis=0)[1]
-    hits, widths, losses, nominal = [], [], {0.5: metrics.pinball_sum(median, truth, 0.5)}, []
+    hits, widths, losses, nominal = [], [], {0.5: pinball_sum(median, truth, 0.5)}, []
     transform = np.where(truth < median, 0.5 - HALF_STEP, 0.5 + HALF_STEP)
     for level, calibration in levels:
         lower, upper = calibration.interval(channel, quantiles, token, spread, support)
         if not np.isfinite(upper - lower).all():
             continue
-        inside = metrics.covers(lower, upper, truth)
+        inside = covers(lower, upper, truth)
         nominal.append(level)
         hits.append(np.bincount(unit[inside], minlength=len(ids)))
         widths.append(mean_width(lower, upper))
         for end, at in ((lower, (1 - level) / 2), (upper, (1 + level) / 2)):
-            losses[at] = metrics.pinball_sum(end, truth, at)
+            losses[at] = pinball_sum(end, truth, at)
         # the truth lies beyond the last interval that misses it, and within the next: on average half a step beyond
         transform[truth < lower] = (1 - level) / 2 - HALF_STEP
         transform[truth > upper] = (1 + level) / 2 + HALF_STEP
-    band = metrics.coverage_band(np.array(hits).T, counts[:, None], np.random.default_rng(SEED))
+    band = coverage_band(np.array(hits).T, counts[:, None], np.random.default_rng(SEED))
     reliability: list[Row] = [
         {"level": level, "coverage": float(found), "coverage_low": float(low), "coverage_high": float(high), "width": width}
         for level, found, low, high, width in zip(nominal, band.coverage, band.low, band.high, widths, strict=True)
     ]
-    shares = metrics.pit_counts(transform) / truth.size
+    shares = pit_counts(transform) / truth.size
     histogram: list[Row] = [
         {"from": index / 20, "to": (index + 1) / 20, "share": float(share)} for index, share in enumerate(shares)
     ]
     known = np.array(sorted(losses))
     pinball = np.array([losses[one] for one in known.tolist()]) / truth.size
-    scores: Row = {"crps": metrics.crps(pinball, known), "weighted_interval_score": metrics.weighted_interval_score(pinball)}
+    scores: Row = {"crps": crps(pinball, known), "weighted_interval_score": weighted_interval_score(pinball)}
     return reliability, histogram, scores
 
 
 def reference_noise(test: Judged, value_unit: str, miscoverage: Fraction) -> list[Row]:
     """What the noise of the clean image implies, in tenths of the predicted median: from repeated scans, else from counts."""
-    edges = metrics.decile_edges(test.median)
+    edges = decile_edges(test.median)
     if test.difference is not None:
         first, second = test.truth + test.difference, test.truth - test.difference
         sums = reference.from_repeats(first, second, test.median, edges)
@@ -235,8 +257,8 @@ def mean_width(lower: np.ndarray, upper: np.ndarray) -> float:
 
 
 def _by_tenths(test: Judged, values: np.ndarray) -> list[Row]:
-    edges = metrics.decile_edges(values)
+    edges = decile_edges(values)
     # the outer bins have no end; the data's own ends are what a figure can show
     borders = [float(values.min()), *edges.tolist(), float(values.max())]
-    rows = by_group(test, metrics.bin_of(values, edges), len(edges) + 1)
+    rows = by_group(test, bin_of(values, edges), len(edges) + 1)
     return [{"bin": (index := int(row.pop("group"))), "from": borders[index], "to": borders[index + 1], **row} for row in rows]

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from behindthenoise.core import metrics
 from behindthenoise.core.calibration.constants import WEIGHTS, fit_edges, fit_score
 from behindthenoise.core.calibration.scores import Score, apply, scores
+from behindthenoise.core.metrics.coverage import coverage
+from behindthenoise.core.metrics.sharpness import interval_score
 
 TENTH = Fraction(1, 10)
 KINDS = ["cqr", "cqr-r", "cqr-m", "asymmetric", "ensemble"]
@@ -59,8 +60,8 @@ def test_the_weight_of_the_spread_has_the_least_interval_score_once_each_is_scal
         width = np.maximum(quantiles[2] - quantiles[0] + weight * spread, found.floor)
         factor = np.sort((np.abs(truth) - quantiles[2]) / width)[1800 - 1]
         low, high = quantiles[0] - factor * width, quantiles[2] + factor * width
-        assert metrics.coverage(low, high, truth) == pytest.approx(0.9, abs=0.001)
-        judged.append(metrics.interval_score(low, high, truth, TENTH))
+        assert coverage(low, high, truth) == pytest.approx(0.9, abs=0.001)
+        judged.append(interval_score(low, high, truth, TENTH))
     assert found.spread_weight == WEIGHTS[int(np.argmin(judged))]
 
 
@@ -103,6 +104,6 @@ def test_a_fitted_score_gives_the_training_voxels_their_coverage_and_shorter_int
     for score in (fitted, Score("cqr-r", fitted.floor)):
         found = scores(score, quantiles, truth, spread)
         low, high = apply(score, quantiles, np.sort(found, axis=1)[:, 18_000 - 1], (None, None), spread)
-        assert metrics.coverage(low, high, truth) == pytest.approx(0.9, abs=0.001)
-        judged.append(metrics.interval_score(low, high, truth, TENTH))
+        assert coverage(low, high, truth) == pytest.approx(0.9, abs=0.001)
+        judged.append(interval_score(low, high, truth, TENTH))
     assert judged[0] < 0.97 * judged[1]

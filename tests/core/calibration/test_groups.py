@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from behindthenoise.core import metrics
 from behindthenoise.core.calibration.constants import fit_edges
 from behindthenoise.core.calibration.groups import Groups, merge
 from behindthenoise.core.calibration.scores import Score, apply, scores
+from behindthenoise.core.metrics.coverage import coverage, coverage_gap
+from behindthenoise.core.metrics.sharpness import interval_score
 
 NO_TOKENS = np.zeros(0, np.uint8)
 EDGES = np.array([1.0, 2.5])
@@ -197,8 +198,8 @@ def gap_and_score(groups, share=0.0, pixels=1_000_000):
     quantiles, truth, phase = four_phases(rng, pixels)
     group = groups.ids(quantiles[1], confused(rng, phase, share))
     low, high = apply(score, quantiles, thresholds[:, group], (None, None))
-    coverages = np.array([metrics.coverage(low[phase == one], high[phase == one], truth[phase == one]) for one in range(4)])
-    return 100 * metrics.coverage_gap(coverages, 0.9), metrics.interval_score(low, high, truth, TENTH)
+    coverages = np.array([coverage(low[phase == one], high[phase == one], truth[phase == one]) for one in range(4)])
+    return 100 * coverage_gap(coverages, 0.9), interval_score(low, high, truth, TENTH)
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float, Float32
 
-from behindthenoise.core import metrics
 from behindthenoise.core.calibration.scores import Kind, Score, apply, rearrange, scores
+from behindthenoise.core.metrics.sharpness import interval_score
 
 FLOOR = 1e-3  # of the median width: below it a width is noise, and would blow up what is divided by it
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -50,4 +50,4 @@ def _interval_score(score: Score, quantiles: Quantiles, truth: Values, spread: V
     """Mean interval score once the score's threshold gives these very voxels their coverage."""
     found = scores(score, quantiles, truth, spread)
     threshold = np.quantile(found, 1 - float(JUDGED_AT), axis=1, method="inverted_cdf").astype(np.float32)
-    return metrics.interval_score(*apply(score, quantiles, threshold, (None, None), spread), truth, JUDGED_AT)
+    return interval_score(*apply(score, quantiles, threshold, (None, None), spread), truth, JUDGED_AT)
