@@ -18,7 +18,7 @@ from behindthenoise.errors import ConfigError
 from behindthenoise.io import datasets, finished, stores, tables
 from behindthenoise.io.geometry import Geometry, write_geometry
 from behindthenoise.io.record import read_json
-from behindthenoise.run import regions
+from behindthenoise.run import outlines, regions
 from behindthenoise.stages import Spec
 
 SHAPES = {2: (60, 90), 3: (12, 30, 44)}
@@ -177,7 +177,7 @@ def test_outlines_enclose_what_is_seen_of_a_region_in_the_unit_of_its_coordinate
 
 
 def test_a_region_too_large_to_be_read_is_outlined_by_its_box(case, monkeypatch):
-    monkeypatch.setattr(regions, "OUTLINED", 0)
+    monkeypatch.setattr(outlines, "OUTLINED", 0)
     _, rows = case.run(above=LIMIT, level=0.3)
     first = json.loads((case.folder / "some.geojson").read_text())["features"][0]["geometry"]["coordinates"]
     assert np.min(first[0], axis=0).tolist() == pytest.approx([rows[0]["from_x"], rows[0]["from_y"]])
@@ -241,7 +241,7 @@ def test_a_channel_that_is_not_there_is_refused(case):
 
 
 def test_a_large_field_is_drawn_coarser_and_no_region_is_lost(case, monkeypatch):
-    monkeypatch.setattr(regions, "DRAWN_EDGE", 30)
+    monkeypatch.setattr(outlines, "DRAWN_EDGE", 30)
     ome = zarr.open_group(case.folder / "wide.ome.zarr")
     coarse = tuple(size // 2 if size > 30 else size for size in case.median.shape)
     coarsest = tuple(size // 4 if size > 60 else small for size, small in zip(case.median.shape, coarse, strict=True))

@@ -9,6 +9,7 @@ import yaml
 from behindthenoise.config import parse
 from behindthenoise.run import ledger, status
 from behindthenoise.stages import STAGES
+from behindthenoise.words import in_time
 
 CONFIG = {
     "dataset": "some",
@@ -150,7 +151,7 @@ def test_many_jobs_are_told_in_few_lines(folder):
     ("seconds", "shown"), [(0.123, "0.12 s"), (59.6, "60 s"), (119.0, "119 s"), (150.0, "2.5 min"), (9000.0, "2.5 h")]
 )
 def test_times_are_for_people(seconds, shown):
-    assert status.in_time(seconds) == shown
+    assert in_time(seconds) == shown
 
 
 def test_a_ledger_has_the_records_of_all_jobs_and_each_machine_once(folder):

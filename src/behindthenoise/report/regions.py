@@ -14,6 +14,7 @@ from behindthenoise.io.npz import read_npz
 from behindthenoise.io.record import read_json
 from behindthenoise.report.style import DARK, ORANGE, STYLE, extent_of, symbol, ticks
 from behindthenoise.stages import Spec
+from behindthenoise.words import counted
 
 NUMBERED = 10  # regions with their number beside them
 MARGIN = 0.05  # of the picture, in which a number would run over its edge
@@ -34,8 +35,7 @@ def heading(facts: dict[str, Any]) -> str:
     where = "".join(f", {place.replace(unit, symbol(unit))}" for place in facts["plane"]["where"])
     if facts.get("remark"):
         return f"{facts['words']}{where}\nnothing can be marked at a level of {100 * facts['asked']['level']:g} %"
-    plural = "s" * (facts["regions"] != 1)
-    marked = f"{100 * facts['marked'] / max(facts['voxels'], 1):.2g} % of the area, {facts['regions']} region{plural}"
+    marked = f"{100 * facts['marked'] / max(facts['voxels'], 1):.2g} % of the area, {counted(facts['regions'], 'region')}"
     if "promise" not in facts:
         return f"{facts['words']}{where}\n{marked}"
     return (

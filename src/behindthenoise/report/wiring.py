@@ -21,6 +21,7 @@ from behindthenoise.core.unet import UNet
 from behindthenoise.errors import ConfigError
 from behindthenoise.io.record import read_json
 from behindthenoise.report.style import PAGE_WIDTH, STYLE
+from behindthenoise.words import counted
 
 SUFFIXES = (".svg", ".png", ".pdf")
 LEAST_HEIGHT = 3.4  # inches
@@ -63,12 +64,12 @@ def facts(architecture: Architecture) -> dict[str, str]:
     """What the network is made of and what it costs, in words."""
     wiring = architecture.wiring
     return {
-        "kind": f"{wiring.kind}, {architecture.ndim}D, {_counted(architecture.in_channels, 'channel')} in, "
+        "kind": f"{wiring.kind}, {architecture.ndim}D, {counted(architecture.in_channels, 'channel')} in, "
         f"{architecture.out_channels} out, latent {architecture.latent}, head {architecture.head}",
         **(_graph_facts(wiring) if isinstance(wiring, Graph) else _unet_facts(wiring)),
         "convolutions": f"{len(architecture.shapes()) - 3}, then encoder, mixer and heads",
         "parameters": f"{architecture.parameters}",
-        "receptive radius": _counted(architecture.radius, "voxel"),
+        "receptive radius": counted(architecture.radius, "voxel"),
         "multiply-adds per voxel": f"{architecture.operations:.0f}",
         "bytes per voxel": f"{bytes_per_voxel(architecture)} at most",
     }
@@ -93,7 +94,7 @@ def figure(architecture: Architecture) -> Figure:
     wiring = architecture.wiring
     drawn = _arcs(wiring, architecture.in_channels) if isinstance(wiring, Graph) else _boxes(wiring, architecture)
     parameters = f"{architecture.parameters:_}".replace("_", "\N{NARROW NO-BREAK SPACE}")
-    drawn.axes[0].set_title(f"{wiring.kind}: {parameters} parameters, receptive radius {_counted(architecture.radius, 'voxel')}")
+    drawn.axes[0].set_title(f"{wiring.kind}: {parameters} parameters, receptive radius {counted(architecture.radius, 'voxel')}")
     return drawn
 
 
@@ -135,7 +136,7 @@ def _arcs(graph: Graph, in_channels: int) -> Figure:
             Line2D([], [], color=_DARK, linewidth=1.4, linestyle="dashed", label="from the input"),
             Line2D([], [], color=_OUTPUT, linewidth=1.4, label="to the latent (1x1)"),
             *(
-                Line2D([], [], color=_DARK, linewidth=thickness(width), label=_counted(width, "channel"))
+                Line2D([], [], color=_DARK, linewidth=thickness(width), label=counted(width, "channel"))
                 for width in widths[:: max(1, len(widths) - 1)]
             ),
         ],
@@ -213,13 +214,13 @@ def _boxes(unet: UNet, architecture: Architecture) -> Figure:
     right = 2 * unet.levels
     for step in range(right + 1):
         level = min(step, right - step)
-        _box(axes, step, level, f"{_counted(unet.width * 2**level, 'channel')}\n{unet.repeats} x {kernel}")
+        _box(axes, step, level, f"{counted(unet.width * 2**level, 'channel')}\n{unet.repeats} x {kernel}")
     for level in range(unet.levels):
         _arrow(axes, (level, level), (level + 1, level + 1), colour=_DARK)
         _arrow(axes, (right - level - 1, level + 1), (right - level, level), colour=_DARK)
         _arrow(axes, (level, level), (right - level, level), colour=_BLUE, style="dashed")
     for place, text in (
-        (-1, f"input\n{_counted(architecture.in_channels, 'channel')}"),
+        (-1, f"input\n{counted(architecture.in_channels, 'channel')}"),
         (right + 1, f"latent\n{architecture.latent}"),
     ):
         _box(axes, place, 0, text)
@@ -277,7 +278,3 @@ def _thickness(channels: Sequence[int], depth: int) -> Callable[[int], float]:
     widest = 3.6 if depth <= NUMBERED else 2.4
     most = max(channels)
     return lambda count: float(max(widest * (count / most) ** 0.5, 0.4))
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -28,6 +28,7 @@ from behindthenoise.run import check, fetch, ingest, place
 from behindthenoise.run import networks as on_disk
 from behindthenoise.run.status import jobs_of
 from behindthenoise.run.train import accelerate
+from behindthenoise.words import counted, in_bytes, in_edges, in_time
 
 STEPS_TIMED = 3  # after a first one, which allocates
 MOST_TIMED = 3  # members; the others are taken to be as fast for each multiply-add
@@ -83,8 +84,8 @@ def besides(config: Config) -> Iterator[str]:
     """What the workflow costs however little there is to compute."""
     count, seconds = sum(map(len, jobs_of(config).values())), seconds_of_start()
     yield (
-        f"besides: {_count(count, 'job')} in all, of which each takes about {seconds:.2g} s to start: "
-        f"{_duration(count * seconds)} on one core"
+        f"besides: {counted(count, 'job')} in all, of which each takes about {seconds:.2g} s to start: "
+        f"{in_time(count * seconds)} on one core"
     )
     yield "  steps that run no network read the pairs and volumes again, some seconds for each million values (docs/clusters.md)"
 
@@ -121,8 +122,8 @@ def divided(config: Config, pairs: Pairs) -> Iterator[str]:
     units = expect_enough(config.calibration, pairs.axes.value_unit, calibrates, pairs.scans)
     counts = ", ".join(f"{name} {np.mean(split.role == value):.0%}" for name, value in splitting.ROLES.items())
     yield (
-        f"split: {_count(pairs.scans, 'scan')} of {_count(len(pairs.mask), 'image')} of {_times(pairs.shape)} voxels: {counts}; "
-        f"{gap} voxels between roles"
+        f"split: {counted(pairs.scans, 'scan')} of {counted(len(pairs.mask), 'image')} of {in_edges(pairs.shape)} voxels: "
+        f"{counts}; {gap} voxels between roles"
     )
     yield f"  {units} can carry guarantee {config.calibration.guarantee}, if they are alike"
 
@@ -148,10 +149,10 @@ def training(config: Config, drawn: Sequence[Architecture], field: Field) -> Ite
     window = windows_of(config, drawn[0], field)
     seconds = seconds_of_training(config, drawn, window)
     steps, batch, threads = config.training.steps, config.training.batch, config.training.threads
-    yield f"training: {_count(len(drawn), 'member')}, each {steps} steps of {batch} patches of {_times(window)}"
+    yield f"training: {counted(len(drawn), 'member')}, each {steps} steps of {batch} patches of {in_edges(window)}"
     yield (
-        f"  {_duration(seconds / len(drawn))} a member on this {on_disk.device().type} with {_count(threads, 'thread')}, "
-        f"{_duration(seconds)} for all, shared by the members that train side by side; less where one stops early"
+        f"  {in_time(seconds / len(drawn))} a member on this {on_disk.device().type} with {counted(threads, 'thread')}, "
+        f"{in_time(seconds)} for all, shared by the members that train side by side; less where one stops early"
     )
 
 
@@ -198,19 +199,19 @@ def described(config: Config, drawn: Sequence[Architecture], field: Field) -> It
     raw, finished = voxels * (16 * field.channels + 2 * components), voxels * finished_bytes(config, field.channels)
     seconds = seconds_of(drawn, core, halo)
     unnamed = ", not each of which its file names: taken in the order of the pairs" * field.unnamed
-    yield f"volume {field.name}: {_times(shape)} voxels, channels {field.channels}{unnamed}"
+    yield f"volume {field.name}: {in_edges(shape)} voxels, channels {field.channels}{unnamed}"
     more = 100 * (read / voxels - 1)
-    yield f"  {_count(len(tiles), 'tile')} of {_times(core)}, halo {halo}: {more:.0f} % more voxels read than written"
-    yield f"  {_count(len(shards), 'shard')} of {_times(layout.shard)}, for {_count(inference.jobs, 'job')}"
+    yield f"  {counted(len(tiles), 'tile')} of {in_edges(core)}, halo {halo}: {more:.0f} % more voxels read than written"
+    yield f"  {counted(len(shards), 'shard')} of {in_edges(layout.shard)}, for {counted(inference.jobs, 'job')}"
     yield f"  memory of a job: at most {layout.peak_bytes / 1e9:.2f} GB of {inference.memory_gb:g} GB"
     yield (
-        f"  storage before compression: input {_size(4 * voxels * field.channels)}, raw results {_size(raw)}, finished volume "
-        f"{_size(finished)} and its pyramid"
+        f"  storage before compression: input {in_bytes(4 * voxels * field.channels)}, raw results {in_bytes(raw)}, "
+        f"finished volume {in_bytes(finished)} and its pyramid"
     )
     yield (
         f"  {len(drawn)} networks take {1e6 * seconds / prod(core):.3g} s for a million voxels on this {on_disk.device().type} "
-        f"with {_count(torch.get_num_threads(), 'thread')}: "
-        f"{_duration(voxels * seconds / prod(core))} for all, shared by the jobs that run side by side"
+        f"with {counted(torch.get_num_threads(), 'thread')}: "
+        f"{in_time(voxels * seconds / prod(core))} for all, shared by the jobs that run side by side"
     )
 
 
@@ -239,23 +240,3 @@ def _seconds(network: Network, tile: torch.Tensor, halo: int) -> float:
     quantiles, _ = network(tile, [(halo, halo)] * network.architecture.ndim)
     quantiles.sum().item()  # waits for the device
     return time.perf_counter() - start
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _duration(seconds: float) -> str:
-    """Two digits, which is what such an estimate is worth."""
-    for unit, length in (("hours", 3600), ("minutes", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.2g} {unit}"
-    return f"{seconds:.2g} s"
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
-
-
-def _times(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes))

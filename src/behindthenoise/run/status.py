@@ -14,6 +14,7 @@ from typing import Any
 from behindthenoise.config import Config, load
 from behindthenoise.errors import StoreError
 from behindthenoise.io.record import read_json, run_record
+from behindthenoise.words import in_bytes, in_time
 
 # Of each rule: its log, the file that says that a job is finished, and where its results take their space, if not there.
 # The names are those of workflow/rules.
@@ -297,19 +298,3 @@ def written_at(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def in_bytes(count: int) -> str:
-    """A number of bytes for people."""
-    for unit, amount in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= amount:
-            return f"{count / amount:.3g} {unit}"
-    return f"{count:.0f} B"
-
-
-def in_time(seconds: float) -> str:
-    """A number of seconds for people."""
-    for unit, amount in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * amount:
-            return f"{seconds / amount:.3g} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

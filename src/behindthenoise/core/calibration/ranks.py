@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from behindthenoise.errors import CalibrationError
+from behindthenoise.words import counted
 
 
 def split_rank(count: int, miscoverage: Fraction) -> int | None:
@@ -120,6 +121,6 @@ def shortage(units: int, promise: str, needed: int, relaxed: str, unit: str = "u
     """
     more = "more images" if unit == "image" else "smaller blocks, more images"
     return CalibrationError(
-        f"{units} calibration {unit}{'s' * (units != 1)} cannot promise {promise}; at this {unit} size it takes at least {needed}; "
+        f"{counted(units, f'calibration {unit}')} cannot promise {promise}; at this {unit} size it takes at least {needed}; "
         f"use {more}, or {relaxed}"
     )

@@ -20,6 +20,7 @@ from behindthenoise.core.calibration.survey import Dependence, union_effect
 from behindthenoise.core.calibration.units import blocks_with
 from behindthenoise.core.calibration.units import kind_of as unit_kind
 from behindthenoise.errors import CalibrationError
+from behindthenoise.words import counted
 
 # A group worth fewer independent pixels than this shares the threshold of its neighbour.
 FEWEST_EFFECTIVE = 30
@@ -126,7 +127,7 @@ def expect_enough(config: CalibrationConfig, value_unit: str, chosen: Iterable[B
     sides = Score(kind_of(config.score, value_unit), floor=1.0).sides
     effective = inf if kind == "block" and config.unit == "auto" else None
     expect_feasible(config, sides, count, pixels, effective, kind)
-    return f"{count} {kind}{'s' * (count != 1)}"
+    return counted(count, kind)
 
 
 def expect_feasible(

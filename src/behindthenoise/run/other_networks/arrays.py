@@ -19,6 +19,7 @@ from behindthenoise.io.formats.numpy_files import NpyFile
 from behindthenoise.io.formats.stored import ArrayLike
 from behindthenoise.io.formats.zarr_stores import ZARR_ERRORS
 from behindthenoise.io.record import file_digest
+from behindthenoise.words import in_edges
 
 LAYOUTS = ("y x", "z y x", "image y x", "image z y x")
 # Voxels that are computed on at a time: they stay in a processor's cache.
@@ -111,11 +112,11 @@ class Arrays:
             if array.dtype.kind not in kinds:
                 raise SourceError(f"--{name} {given[name]} holds {array.dtype}, and must hold {words}; save it in such a type")
             if 0 in array.shape or not array.shape:
-                raise SourceError(f"--{name} {given[name]} has no voxels ({_size(array.shape)}); give an array that has some")
+                raise SourceError(f"--{name} {given[name]} has no voxels ({in_edges(array.shape)}); give an array that has some")
             if array.shape != stored[first].shape:
                 raise SourceError(
-                    f"--{name} {given[name]} is {_size(array.shape)}, but --{first} {given[first]} {_size(stored[first].shape)}; "
-                    "all arrays must show the same voxels"
+                    f"--{name} {given[name]} is {in_edges(array.shape)}, but --{first} {given[first]} "
+                    f"{in_edges(stored[first].shape)}; all arrays must show the same voxels"
                 )
         return cls(given, stored, (1, *stored[first].shape))
 
@@ -139,7 +140,7 @@ class Arrays:
         if len(chosen) != 1:
             asked = "not given" if axes is None else repr(axes)
             raise ConfigError(
-                f"--axes is {asked}, and the arrays are {_size(shape)}; use "
+                f"--axes is {asked}, and the arrays are {in_edges(shape)}; use "
                 + (" or ".join(repr(layout) for layout in fitting) or f"arrays with the axes {', '.join(map(repr, LAYOUTS))}")
             )
         return replace(self, shape=shape) if "image" in chosen[0] else self
@@ -276,7 +277,3 @@ def _voxels(values: Mapping[str, np.ndarray], corner: Int64[np.ndarray, " axis"]
 
 def _corner(region: Region) -> Int64[np.ndarray, " axis"]:
     return np.array([part.start for part in region], np.int64)
-
-
-def _size(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "a single number"
