@@ -378,3 +378,9 @@ def test_every_channel_and_token_of_independent_pixels_is_covered_as_asked_for(s
         for one in (1, 2, 3):
             assert inside[token == one].mean() == pytest.approx(0.9, abs=0.005)
             assert abs(raw[token == one].mean() - 0.9) > 0.05
+
+
+def test_what_is_true_of_several_channels_is_said_once():
+    together = "token 1 and token 2 share one threshold"
+    told = calibrate.by_sentence({"Si": [together], "Al": ["another"], "Fe": [together, "a third"]})
+    assert told == [f"Si, Fe: {together}", "Al: another", "Fe: a third"]

@@ -1,6 +1,6 @@
 """Verb `calibrate`: counted scores → thresholds, the certificate that says what they promise, and thresholds at every level."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -132,7 +132,7 @@ def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
         for finding in shift.compare_units(histogram)
         if finding.flagged
     ]
-    merged_groups = [f"{name}: {line}" for name, found in zip(channels, chosen, strict=True) for line in found.merging.sentences]
+    merged_groups = by_sentence({name: found.merging.sentences for name, found in zip(channels, chosen, strict=True)})
     return {
         "statement": words.statement(config, basis),
         "assumptions": words.assumptions(config, basis),
@@ -149,6 +149,15 @@ def certified(config: CalibrationConfig, counted: Scored, chosen: list[Chosen], 
         "channels": [{"channel": name, **row} for name, found in zip(channels, chosen, strict=True) for row in found.records],
         "other_guarantees": others(config, counted, chosen, channels),
     }
+
+
+def by_sentence(told: Mapping[str, Sequence[str]]) -> list[str]:
+    """Each sentence once, after the channels that it is true of."""
+    channels: dict[str, list[str]] = {}
+    for name, sentences in told.items():
+        for sentence in sentences:
+            channels.setdefault(sentence, []).append(name)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in channels.items()]
 
 
 def checked(source: HeldOut) -> list[str]:
